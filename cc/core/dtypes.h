@@ -1,0 +1,124 @@
+// What the kernels need to know of each element type: how its numbers convert, and how its scores are ordered.
+
+#ifndef SEPARATIONFACTOR_CORE_DTYPES_H_
+#define SEPARATIONFACTOR_CORE_DTYPES_H_
+
+#include <cstdint>
+#include <cstring>
+
+#include "core/separate.h"
+
+namespace separationfactor {
+
+template <class To, class From>
+inline To BitCast(From from) {
+  static_assert(sizeof(To) == sizeof(From), "a bit cast keeps the size");
+  To to;
+  std::memcpy(&to, &from, sizeof(to));
+  return to;
+}
+
+// Each traits class has
+//   Bits                the unsigned integer of the element's size; elements are handled as their bits
+//   Number              the type products are computed in
+//   kExponent           the exponent's bits
+//   kDenormalsAreZero   whether a denormal's score is zero's
+//   ToNumber, FromNumber
+
+struct Float32 {
+  using Bits = uint32_t;
+  using Number = float;
+  static constexpr Bits kExponent = 0x7F800000u;
+  static constexpr bool kDenormalsAreZero = true;
+  static Number ToNumber(Bits bits) { return BitCast<float>(bits); }
+  static Bits FromNumber(Number number) { return BitCast<Bits>(number); }
+};
+
+struct Float64 {
+  using Bits = uint64_t;
+  using Number = double;
+  static constexpr Bits kExponent = 0x7FF0000000000000u;
+  static constexpr bool kDenormalsAreZero = true;
+  static Number ToNumber(Bits bits) { return BitCast<double>(bits); }
+  static Bits FromNumber(Number number) { return BitCast<Bits>(number); }
+};
+
+struct BFloat16 {
+  using Bits = uint16_t;
+  using Number = float;
+  static constexpr Bits kExponent = 0x7F80u;
+  static constexpr bool kDenormalsAreZero = true;
+  static Number ToNumber(Bits bits) { return BitCast<float>(static_cast<uint32_t>(bits) << 16); }
+  static Bits FromNumber(Number number) {
+    const uint32_t bits = BitCast<uint32_t>(number);
+    // Rounding could carry a NaN's payload away, so a NaN becomes the quiet one of its sign.
+    if ((bits & 0x7FFFFFFFu) > 0x7F800000u) return static_cast<Bits>((bits >> 16 & 0x8000u) | 0x7FC0u);
+    // Half a unit in the last place, less one where the result would be odd: to nearest, ties to even.
+    return static_cast<Bits>((bits + 0x7FFFu + (bits >> 16 & 1u)) >> 16);
+  }
+};
+
+struct Float16 {
+  using Bits = uint16_t;
+  using Number = float;
+  static constexpr Bits kExponent = 0x7C00u;
+  static constexpr bool kDenormalsAreZero = false;
+  static Number ToNumber(Bits bits) {
+    const uint32_t sign = static_cast<uint32_t>(bits & 0x8000u) << 16;
+    const uint32_t exponent = bits >> 10 & 0x1Fu;
+    const uint32_t fraction = bits & 0x3FFu;
+    if (exponent == 0x1F) return BitCast<float>(sign | 0x7F800000u | fraction << 13);
+    if (exponent != 0) return BitCast<float>(sign | (exponent + 112) << 23 | fraction << 13);
+    // A denormal is a whole number of 2^-24, which float32 holds as a normal number.
+    const float magnitude = static_cast<float>(fraction) * 5.9604644775390625e-8f;
+    return BitCast<float>(sign | BitCast<uint32_t>(magnitude));
+  }
+  static Bits FromNumber(Number number) {
+    const uint32_t bits = BitCast<uint32_t>(number);
+    const Bits sign = static_cast<Bits>(bits >> 16 & 0x8000u);
+    const uint32_t magnitude = bits & 0x7FFFFFFFu;
+    if (magnitude > 0x7F800000u) return sign | 0x7E00u;   // NaN: the quiet one of its sign
+    if (magnitude >= 0x477FF000u) return sign | 0x7C00u;  // 65520 and more round to infinity
+    if (magnitude < 0x38800000u) {
+      // Below 2^-14 the result is denormal: a whole number of 2^-24. Adding 0.5, whose own last bit is
+      // 2^-24, lets the float32 adder round to it.
+      const float aligned = BitCast<float>(magnitude) + 0.5f;
+      return static_cast<Bits>(sign | (BitCast<uint32_t>(aligned) - 0x3F000000u));
+    }
+    // Rebias the exponent by 15 - 127 and round the 13 bits that go, to nearest, ties to even.
+    const uint32_t rounded = magnitude - (112u << 23) + 0xFFFu + (magnitude >> 13 & 1u);
+    return static_cast<Bits>(sign | rounded >> 13);
+  }
+};
+
+// An unsigned integer that orders elements as their scores are ordered (separate.h): a greater score has a
+// greater key, equal scores have equal keys.
+template <class T, Score kScore>
+inline typename T::Bits Key(typename T::Bits bits) {
+  using Bits = typename T::Bits;
+  constexpr Bits kSign = static_cast<Bits>(Bits{1} << (8 * sizeof(Bits) - 1));
+  const Bits magnitude = static_cast<Bits>(bits & ~kSign);
+  if (magnitude > T::kExponent) return static_cast<Bits>(~Bits{0});
+  if (T::kDenormalsAreZero ? (bits & T::kExponent) == 0 : magnitude == 0) bits = 0;
+  if (kScore == Score::kMagnitude) return static_cast<Bits>(bits & ~kSign);
+  return static_cast<Bits>((bits & kSign) != 0 ? ~bits : bits | kSign);
+}
+
+// Calls function(traits) for the traits of a dtype.
+template <class Function>
+inline void WithDType(DType dtype, Function&& function) {
+  switch (dtype) {
+    case DType::kFloat32:
+      return function(Float32{});
+    case DType::kFloat64:
+      return function(Float64{});
+    case DType::kBFloat16:
+      return function(BFloat16{});
+    case DType::kFloat16:
+      return function(Float16{});
+  }
+}
+
+}  // namespace separationfactor
+
+#endif  // SEPARATIONFACTOR_CORE_DTYPES_H_

@@ -1,0 +1,267 @@
+// The core on NumPy arrays, without TensorFlow. Validates here, so that the core need not.
+
+#include <pybind11/stl.h>
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+
+#include <algorithm>
+#include <limits>
+#include <optional>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "core/separate.h"
+
+namespace py = pybind11;
+
+namespace separationfactor {
+namespace {
+
+std::string Str(const py::handle& object) { return py::cast<std::string>(py::str(object)); }
+
+// bfloat16 is no dtype of NumPy's; ml_dtypes registers the one that TensorFlow and JAX use.
+DType DTypeOf(const char* name, const py::array& array) {
+  const std::string dtype = Str(array.dtype());
+  if (dtype == "float32") return DType::kFloat32;
+  if (dtype == "float64") return DType::kFloat64;
+  if (dtype == "float16") return DType::kFloat16;
+  if (dtype == "bfloat16") return DType::kBFloat16;
+  throw py::type_error(std::string(name) + " must be of dtype float32, float64, float16 or bfloat16. Received: " +
+                       dtype);
+}
+
+std::string ShapeOf(const py::array& array) { return Str(array.attr("shape")); }
+
+void CheckRows(const char* name, const py::array& array) {
+  if (array.ndim() < 1) {
+    throw py::value_error(std::string(name) + " must have at least one axis. Received: a scalar");
+  }
+  if ((array.flags() & py::array::c_style) == 0) {
+    throw py::value_error(std::string(name) +
+                          " must be C-contiguous, as nothing is copied here. Received: strides " +
+                          Str(array.attr("strides")) + " with shape " + ShapeOf(array) +
+                          "; numpy.ascontiguousarray makes a copy that is");
+  }
+  if (!array.dtype().attr("isnative").cast<bool>()) {
+    throw py::type_error(std::string(name) + " must be in native byte order. Received: " + Str(array.dtype()));
+  }
+  if (array.shape(array.ndim() - 1) > std::numeric_limits<int32_t>::max()) {
+    throw py::value_error("rows of " + std::string(name) + " must have at most 2^31 - 1 entries. Received: shape " +
+                          ShapeOf(array));
+  }
+}
+
+void CheckLike(const char* name, const py::array& array, const char* other_name, const py::array& other) {
+  CheckRows(name, array);
+  if (!array.dtype().equal(other.dtype()) || !array.attr("shape").equal(other.attr("shape"))) {
+    throw py::value_error(std::string(name) + " must have the dtype and shape of " + other_name + ", " +
+                          Str(other.dtype()) + " " + ShapeOf(other) + ". Received: " + Str(array.dtype()) + " " +
+                          ShapeOf(array));
+  }
+}
+
+std::vector<py::ssize_t> BitmaskShape(const py::array& rows) {
+  std::vector<py::ssize_t> shape(rows.shape(), rows.shape() + rows.ndim());
+  shape.back() = BitmaskBytes(shape.back());
+  return shape;
+}
+
+void CheckBitmask(const py::array& selected, const py::array& rows) {
+  CheckRows("selected", selected);
+  const std::vector<py::ssize_t> shape = BitmaskShape(rows);
+  const bool fits = selected.ndim() == rows.ndim() && std::equal(shape.begin(), shape.end(), selected.shape());
+  if (Str(selected.dtype()) != "uint8" || !fits) {
+    throw py::value_error("selected must be uint8 with one byte for every 8 entries of a row, shape " +
+                          Str(py::tuple(py::cast(shape))) + " for rows of shape " + ShapeOf(rows) +
+                          ". Received: " + Str(selected.dtype()) + " " + ShapeOf(selected));
+  }
+}
+
+Score ScoreOf(const std::string& by) {
+  if (by == "value") return Score::kValue;
+  if (by == "magnitude") return Score::kMagnitude;
+  throw py::value_error("by must be 'value' or 'magnitude'. Received: '" + by + "'");
+}
+
+// `out` if it was given, after a check that it fits `like`, and a new array like `like` otherwise.
+py::array OutputLike(const py::array& like, const std::optional<py::array>& out) {
+  if (!out) return py::array(like.dtype(), std::vector<py::ssize_t>(like.shape(), like.shape() + like.ndim()));
+  CheckLike("out", *out, "its input", like);
+  if (!out->writeable()) throw py::value_error("out must be writeable");
+  return *out;
+}
+
+// The output may be the very input, but shifted over it a row would overwrite what is still to be read.
+void CheckOverlap(const py::array& in, const py::array& out) {
+  const auto* first = static_cast<const char*>(in.data());
+  const auto* second = static_cast<const char*>(out.data());
+  if (first != second && first < second + out.nbytes() && second < first + in.nbytes()) {
+    throw py::value_error("out must be the input itself or not overlap it. Received: arrays that overlap in part");
+  }
+}
+
+int64_t Rows(const py::array& array) {
+  int64_t rows = 1;
+  for (py::ssize_t axis = 0; axis < array.ndim() - 1; ++axis) rows *= array.shape(axis);
+  return rows;
+}
+
+// Splits the work evenly over `threads` threads, for tests and benchmarks: TensorFlow lends the op its pool.
+ParallelFor Threads(int threads) {
+  if (threads < 1) throw py::value_error("threads must be at least 1. Received: " + std::to_string(threads));
+  return [threads](int64_t total, int64_t, const std::function<void(int64_t, int64_t)>& work) {
+    const int64_t parts = std::min<int64_t>(threads, total);
+    std::vector<std::thread> others;
+    for (int64_t part = 1; part < parts; ++part) {
+      others.emplace_back(work, total * part / parts, total * (part + 1) / parts);
+    }
+    if (total > 0) work(0, total / parts);
+    for (std::thread& other : others) other.join();
+  };
+}
+
+py::tuple SeparateArray(const py::array& x, int64_t k, double separation, double suppression, const std::string& by,
+                        const std::optional<py::array>& out, int threads) {
+  CheckRows("x", x);
+  SeparateArgs args{};
+  args.dtype = DTypeOf("x", x);
+  args.score = ScoreOf(by);
+  args.rows = Rows(x);
+  args.n = x.shape(x.ndim() - 1);
+  args.k = k;
+  args.separation = separation;
+  args.suppression = suppression;
+  if (k < 0 || k > args.n) {
+    throw py::value_error("k must be in [0, n]. Received: k = " + std::to_string(k) +
+                          ", n = " + std::to_string(args.n));
+  }
+  py::array y = OutputLike(x, out);
+  CheckOverlap(x, y);
+  py::array_t<uint8_t> selected(BitmaskShape(x));
+  args.x = x.data();
+  args.y = y.mutable_data();
+  args.selected = selected.mutable_data();
+  const ParallelFor parallel_for = Threads(threads);
+  if (x.size() > 0) {
+    py::gil_scoped_release release;
+    Separate(args, parallel_for);
+  }
+  return py::make_tuple(y, selected);
+}
+
+py::array ScaleSelectedArray(const py::array& v, const py::array& selected, double separation, double suppression,
+                             const std::optional<py::array>& out, int threads) {
+  CheckRows("v", v);
+  CheckBitmask(selected, v);
+  ScaleSelectedArgs args{};
+  args.dtype = DTypeOf("v", v);
+  args.rows = Rows(v);
+  args.n = v.shape(v.ndim() - 1);
+  args.separation = separation;
+  args.suppression = suppression;
+  py::array result = OutputLike(v, out);
+  CheckOverlap(v, result);
+  args.v = v.data();
+  args.selected = static_cast<const uint8_t*>(selected.data());
+  args.out = result.mutable_data();
+  const ParallelFor parallel_for = Threads(threads);
+  if (v.size() > 0) {
+    py::gil_scoped_release release;
+    ScaleSelected(args, parallel_for);
+  }
+  return result;
+}
+
+py::tuple SumSelectedArrays(const py::array& u, const py::array& v, const py::array& selected, int threads) {
+  CheckRows("u", u);
+  CheckLike("v", v, "u", u);
+  CheckBitmask(selected, u);
+  SumSelectedArgs args{};
+  args.dtype = DTypeOf("u", u);
+  args.rows = Rows(u);
+  args.n = u.shape(u.ndim() - 1);
+  args.u = u.data();
+  args.v = v.data();
+  args.selected = static_cast<const uint8_t*>(selected.data());
+  const ParallelFor parallel_for = Threads(threads);
+  SelectedSums sums;
+  {
+    py::gil_scoped_release release;
+    sums = SumSelected(args, parallel_for);
+  }
+  return py::make_tuple(sums.selected, sums.others);
+}
+
+}  // namespace
+
+PYBIND11_MODULE(separationfactor_core, module) {
+  module.doc() =
+      "separationfactor's kernels on NumPy arrays, without TensorFlow. Rows lie along the last axis; arrays are "
+      "C-contiguous, float32, float64, float16 or (of ml_dtypes) bfloat16, and are never copied.";
+  using namespace py::literals;
+  module.def("separate", &SeparateArray, "x"_a.noconvert(), py::kw_only(), "k"_a = 1, "separation"_a = 1.0,
+             "suppression"_a = 0.0, "by"_a = "value", "out"_a = py::none(), "threads"_a = 1, R"doc(
+Multiplies the k greatest entries of each row by `separation` and the others by `suppression`.
+
+Args:
+    x: Array of at least one axis; rows lie along the last, of n entries.
+    k: How many entries of each row are selected, in [0, n].
+    separation: The factor of the selected entries.
+    suppression: The factor of the others.
+    by: What entries are ranked by, "value" or "magnitude".
+    out: Where to write the result; may be `x`.
+    threads: How many threads share the rows.
+
+Returns:
+    The result, of x's shape and dtype, and the bitmask of the selected entries, uint8 of shape
+    x.shape[:-1] + (ceil(n / 8),): entry i is bit i % 8 of byte i // 8.
+
+Raises:
+    TypeError: For a dtype other than those four.
+    ValueError: For an array that is not C-contiguous, a k outside [0, n], or an `out` that does not fit.
+)doc");
+  module.def("scale_selected", &ScaleSelectedArray, "v"_a.noconvert(), "selected"_a.noconvert(), py::kw_only(),
+             "separation"_a = 1.0, "suppression"_a = 0.0, "out"_a = py::none(), "threads"_a = 1, R"doc(
+Multiplies the selected entries of each row by `separation` and the others by `suppression`.
+
+This is the gradient of `separate` with respect to x, where v is the gradient of its result.
+
+Args:
+    v: Array of at least one axis; rows lie along the last.
+    selected: The bitmask that `separate` returned.
+    separation: The factor of the selected entries.
+    suppression: The factor of the others.
+    out: Where to write the result; may be `v`.
+    threads: How many threads share the rows.
+
+Returns:
+    The result, of v's shape and dtype.
+
+Raises:
+    TypeError: For a dtype `separate` does not take.
+    ValueError: For an array that is not C-contiguous or does not fit the others.
+)doc");
+  module.def("sum_selected", &SumSelectedArrays, "u"_a.noconvert(), "v"_a.noconvert(), "selected"_a.noconvert(),
+             py::kw_only(), "threads"_a = 1, R"doc(
+Sums u * v over the selected entries and over the others, in float64 and in a fixed order.
+
+These are the gradients of `separate` with respect to its factors, where u is the gradient of its result
+and v is x.
+
+Args:
+    u: Array of at least one axis; rows lie along the last.
+    v: Array of u's shape and dtype.
+    selected: The bitmask that `separate` returned.
+    threads: How many threads share the elements.
+
+Returns:
+    Both sums, as floats.
+
+Raises:
+    TypeError: For a dtype `separate` does not take.
+    ValueError: For an array that is not C-contiguous or does not fit the others.
+)doc");
+}
+
+}  // namespace separationfactor

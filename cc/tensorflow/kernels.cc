@@ -1,0 +1,247 @@
+// CPU kernels: they validate, allocate, and hand raw pointers and TensorFlow's thread pool to the core.
+
+#include <cstdint>
+#include <limits>
+#include <optional>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
+#include "core/separate.h"
+#include "tensorflow/core/framework/op_kernel.h"
+#include "tensorflow/core/framework/register_types.h"
+#include "tensorflow/core/framework/tensor.h"
+#include "tensorflow/core/framework/tensor_shape.h"
+#include "tensorflow/core/framework/types.h"
+
+namespace separationfactor {
+namespace {
+
+using ::tensorflow::OpKernel;
+using ::tensorflow::OpKernelConstruction;
+using ::tensorflow::OpKernelContext;
+using ::tensorflow::Tensor;
+using ::tensorflow::TensorShape;
+
+template <class... Parts>
+absl::Status InvalidArgument(const Parts&... parts) {
+  return absl::InvalidArgumentError(absl::StrCat(parts...));
+}
+
+template <class T>
+constexpr DType kDType = DType::kFloat32;
+template <>
+constexpr DType kDType<double> = DType::kFloat64;
+template <>
+constexpr DType kDType<::tensorflow::bfloat16> = DType::kBFloat16;
+template <>
+constexpr DType kDType<Eigen::half> = DType::kFloat16;
+
+// TensorFlow's own pool, as the core borrows it.
+ParallelFor PoolOf(OpKernelContext* context) {
+  auto* workers = context->device()->tensorflow_cpu_worker_threads()->workers;
+  return [workers](int64_t total, int64_t cost, const std::function<void(int64_t, int64_t)>& work) {
+    using ::tensorflow::thread::ThreadPool;
+    const ThreadPool::SchedulingParams by_cost(ThreadPool::SchedulingStrategy::kAdaptive, cost, std::nullopt);
+    workers->ParallelFor(total, by_cost, work);
+  };
+}
+
+// The rows of a tensor along its last axis.
+struct Rows {
+  int64_t rows;
+  int64_t n;
+};
+
+Rows RowsOf(const TensorShape& shape) {
+  Rows rows{1, shape.dim_size(shape.dims() - 1)};
+  for (int axis = 0; axis < shape.dims() - 1; ++axis) rows.rows *= shape.dim_size(axis);
+  return rows;
+}
+
+TensorShape BitmaskShape(const TensorShape& x) {
+  TensorShape bitmask = x;
+  bitmask.set_dim(x.dims() - 1, BitmaskBytes(x.dim_size(x.dims() - 1)));
+  return bitmask;
+}
+
+void CheckRows(OpKernelContext* context, const char* name, const TensorShape& shape) {
+  OP_REQUIRES(context, shape.dims() >= 1,
+              InvalidArgument(name, " must have at least one axis. Received: a scalar"));
+  const int64_t n = shape.dim_size(shape.dims() - 1);
+  OP_REQUIRES(context, n <= std::numeric_limits<int32_t>::max(),
+              InvalidArgument("rows of ", name, " must have at most 2^31 - 1 entries. Received: shape ",
+                              shape.DebugString()));
+}
+
+void CheckBitmask(OpKernelContext* context, const TensorShape& rows, const TensorShape& selected) {
+  OP_REQUIRES(context, selected == BitmaskShape(rows),
+              InvalidArgument("selected must have shape ", BitmaskShape(rows).DebugString(), " for rows of shape ",
+                              rows.DebugString(), ". Received: ", selected.DebugString()));
+}
+
+void ReadScalar(OpKernelContext* context, const char* name, int input, double* value) {
+  const Tensor& tensor = context->input(input);
+  OP_REQUIRES(context, tensor.dims() == 0,
+              InvalidArgument(name, " must be a scalar. Received: shape ", tensor.shape().DebugString()));
+  switch (tensor.dtype()) {
+    case ::tensorflow::DT_FLOAT:
+      *value = tensor.scalar<float>()();
+      break;
+    case ::tensorflow::DT_DOUBLE:
+      *value = tensor.scalar<double>()();
+      break;
+    case ::tensorflow::DT_BFLOAT16:
+      *value = static_cast<double>(tensor.scalar<::tensorflow::bfloat16>()());
+      break;
+    case ::tensorflow::DT_HALF:
+      *value = static_cast<double>(tensor.scalar<Eigen::half>()());
+      break;
+    default:
+      context->CtxFailure(InvalidArgument(name, " has an unexpected dtype"));
+  }
+}
+
+void ReadK(OpKernelContext* context, int input, int64_t n, int64_t* k) {
+  const Tensor& tensor = context->input(input);
+  OP_REQUIRES(context, tensor.dims() == 0,
+              InvalidArgument("k must be a scalar. Received: shape ", tensor.shape().DebugString()));
+  *k = tensor.dtype() == ::tensorflow::DT_INT32 ? tensor.scalar<int32_t>()() : tensor.scalar<int64_t>()();
+  OP_REQUIRES(context, 0 <= *k && *k <= n, InvalidArgument("k must be in [0, n]. Received: k = ", *k, ", n = ", n));
+}
+
+// Each check above reports through the context; this ends the kernel where one has.
+#define RETURN_IF_FAILED(check)          \
+  do {                                   \
+    check;                               \
+    if (!context->status().ok()) return; \
+  } while (false)
+
+template <class T>
+class SeparateOp : public OpKernel {
+ public:
+  explicit SeparateOp(OpKernelConstruction* context) : OpKernel(context) {
+    std::string by;
+    OP_REQUIRES_OK(context, context->GetAttr("by", &by));
+    score_ = by == "magnitude" ? Score::kMagnitude : Score::kValue;
+  }
+
+  void Compute(OpKernelContext* context) override {
+    const Tensor& x = context->input(0);
+    SeparateArgs args{};
+    RETURN_IF_FAILED(CheckRows(context, "x", x.shape()));
+    const Rows rows = RowsOf(x.shape());
+    RETURN_IF_FAILED(ReadK(context, 1, rows.n, &args.k));
+    RETURN_IF_FAILED(ReadScalar(context, "separation", 2, &args.separation));
+    RETURN_IF_FAILED(ReadScalar(context, "suppression", 3, &args.suppression));
+
+    Tensor* y = nullptr;
+    Tensor* selected = nullptr;
+    OP_REQUIRES_OK(context, context->forward_input_or_allocate_output({0}, 0, x.shape(), &y));
+    OP_REQUIRES_OK(context, context->allocate_output(1, BitmaskShape(x.shape()), &selected));
+    if (x.NumElements() == 0) return;
+
+    args.dtype = kDType<T>;
+    args.score = score_;
+    args.rows = rows.rows;
+    args.n = rows.n;
+    args.x = x.data();
+    args.y = y->data();
+    args.selected = selected->flat<uint8_t>().data();
+    Separate(args, PoolOf(context));
+  }
+
+ private:
+  Score score_;
+};
+
+template <class T>
+class ScaleSelectedOp : public OpKernel {
+ public:
+  using OpKernel::OpKernel;
+
+  void Compute(OpKernelContext* context) override {
+    const Tensor& v = context->input(0);
+    const Tensor& selected = context->input(1);
+    ScaleSelectedArgs args{};
+    RETURN_IF_FAILED(CheckRows(context, "v", v.shape()));
+    RETURN_IF_FAILED(CheckBitmask(context, v.shape(), selected.shape()));
+    RETURN_IF_FAILED(ReadScalar(context, "separation", 2, &args.separation));
+    RETURN_IF_FAILED(ReadScalar(context, "suppression", 3, &args.suppression));
+
+    Tensor* out = nullptr;
+    OP_REQUIRES_OK(context, context->forward_input_or_allocate_output({0}, 0, v.shape(), &out));
+    if (v.NumElements() == 0) return;
+
+    const Rows rows = RowsOf(v.shape());
+    args.dtype = kDType<T>;
+    args.rows = rows.rows;
+    args.n = rows.n;
+    args.v = v.data();
+    args.selected = selected.flat<uint8_t>().data();
+    args.out = out->data();
+    ScaleSelected(args, PoolOf(context));
+  }
+};
+
+template <class T>
+class SumSelectedOp : public OpKernel {
+ public:
+  using OpKernel::OpKernel;
+
+  void Compute(OpKernelContext* context) override {
+    const Tensor& u = context->input(0);
+    const Tensor& v = context->input(1);
+    const Tensor& selected = context->input(2);
+    RETURN_IF_FAILED(CheckRows(context, "u", u.shape()));
+    OP_REQUIRES(context, u.shape() == v.shape(),
+                InvalidArgument("u and v must have the same shape. Received: ", u.shape().DebugString(), " and ",
+                                v.shape().DebugString()));
+    RETURN_IF_FAILED(CheckBitmask(context, u.shape(), selected.shape()));
+
+    Tensor* selected_sum = nullptr;
+    Tensor* others_sum = nullptr;
+    OP_REQUIRES_OK(context, context->allocate_output(0, TensorShape({}), &selected_sum));
+    OP_REQUIRES_OK(context, context->allocate_output(1, TensorShape({}), &others_sum));
+
+    const Rows rows = RowsOf(u.shape());
+    SumSelectedArgs args{};
+    args.dtype = kDType<T>;
+    args.rows = rows.rows;
+    args.n = rows.n;
+    args.u = u.data();
+    args.v = v.data();
+    args.selected = selected.flat<uint8_t>().data();
+    const SelectedSums sums = SumSelected(args, PoolOf(context));
+    selected_sum->scalar<T>()() = Round(sums.selected);
+    others_sum->scalar<T>()() = Round(sums.others);
+  }
+
+ private:
+  // The half types by way of float32, as a cast to them does in TensorFlow.
+  static T Round(double sum) {
+    if constexpr (sizeof(T) < sizeof(float)) return static_cast<T>(static_cast<float>(sum));
+    return static_cast<T>(sum);
+  }
+};
+
+#undef RETURN_IF_FAILED
+
+#define REGISTER_KERNELS(T)                                                                                    \
+  REGISTER_KERNEL_BUILDER(                                                                                     \
+      Name("SeparationFactor>Separate").Device(::tensorflow::DEVICE_CPU).TypeConstraint<T>("T"), SeparateOp<T>); \
+  REGISTER_KERNEL_BUILDER(                                                                                     \
+      Name("SeparationFactor>ScaleSelected").Device(::tensorflow::DEVICE_CPU).TypeConstraint<T>("T"),          \
+      ScaleSelectedOp<T>);                                                                                     \
+  REGISTER_KERNEL_BUILDER(                                                                                     \
+      Name("SeparationFactor>SumSelected").Device(::tensorflow::DEVICE_CPU).TypeConstraint<T>("T"), SumSelectedOp<T>);
+
+REGISTER_KERNELS(float);
+REGISTER_KERNELS(double);
+REGISTER_KERNELS(::tensorflow::bfloat16);
+REGISTER_KERNELS(Eigen::half);
+
+#undef REGISTER_KERNELS
+
+}  // namespace
+}  // namespace separationfactor

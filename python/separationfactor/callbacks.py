@@ -1,0 +1,79 @@
+"""Keras callbacks of the layers."""
+
+import keras
+
+from separationfactor.layers import KSparse, _count, _integer
+
+
+class KSchedule(keras.callbacks.Callback):
+    """Moves the `k` of a `KSparse` layer during training: linearly, then constant.
+
+    A small `k` from the start lets a few units win every row while all others never learn. A
+    large `k` at first gives every unit its chance: the
+    [k-sparse autoencoder](https://arxiv.org/abs/1312.5663) goes from 100 to 15 over the first
+    half of its epochs and keeps 15 for the second.
+
+    `k` is set at the start of each epoch and depends on the epoch alone, so that a training
+    continued with `fit(initial_epoch=...)` goes on as it would have. No graph is traced again.
+    The value is added to the logs of the epoch as `"k"` (`"k_"` and the layer's name where the
+    model has several `KSparse` layers), and with that to the history.
+
+    Example:
+    >>> model = keras.Sequential([keras.layers.Dense(200), KSparse(15), keras.layers.Dense(8)])
+    >>> model.compile("adam", "mse")
+    >>> x = np.ones((4, 8))
+    >>> schedule = KSchedule(start=100, end=15, epochs=2)
+    >>> history = model.fit(x, x, epochs=4, callbacks=[schedule], verbose=0)
+    >>> history.history["k"]
+    [100, 58, 15, 15]
+
+    Args:
+        start: Integer >= 0. The `k` of the first epoch.
+        end: Integer >= 0. The `k` of epoch `epochs`, counted from 0, and of all later ones.
+        epochs: Integer > 0. The number of epochs over which `k` moves.
+        layer: A `KSparse` layer, or the name of one, anywhere in the model. With `None`, the
+            model's only `KSparse` layer. Defaults to `None`.
+    """
+
+    def __init__(self, start, end, epochs, layer=None):
+        super().__init__()
+        self.start = _count("start", start)
+        self.end = _count("end", end)
+        self.epochs = _integer("epochs", epochs, "a positive integer", least=1)
+        if not (layer is None or isinstance(layer, (str, KSparse))):
+            raise ValueError(
+                "Argument `layer` must be a `KSparse` layer, the name of one, or `None`. "
+                f"Received: layer={layer}"
+            )
+        self.layer = layer
+        self._layer = None
+        self._log_name = None
+
+    def k_at(self, epoch):
+        """Returns the `k` of an epoch, counted from 0."""
+        done = min(epoch, self.epochs)
+        return self.start + round((self.end - self.start) * done / self.epochs)
+
+    def on_train_begin(self, logs=None):
+        candidates = [layer for layer in self.model._flatten_layers() if isinstance(layer, KSparse)]
+        found = [
+            layer
+            for layer in candidates
+            if self.layer is None or self.layer is layer or self.layer == layer.name
+        ]
+        if len(found) != 1:
+            wanted = getattr(self.layer, "name", self.layer)
+            raise ValueError(
+                "Argument `layer` of KSchedule must single out one `KSparse` layer of model "
+                f"'{self.model.name}', whose `KSparse` layers are "
+                f"{[layer.name for layer in candidates]}. Received: layer={wanted}"
+            )
+        self._layer = found[0]
+        self._log_name = "k" if len(candidates) == 1 else f"k_{self._layer.name}"
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._layer.k = self.k_at(epoch)
+
+    def on_epoch_end(self, epoch, logs=None):
+        if logs is not None:
+            logs[self._log_name] = self._layer.k

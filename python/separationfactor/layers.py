@@ -1,0 +1,331 @@
+"""Keras layers around `separationfactor.separate`."""
+
+import math
+import operator
+
+import keras
+import tensorflow as tf
+
+from separationfactor import ops
+
+_DTYPES = ("bfloat16", "float16", "float32", "float64")
+
+
+def _integer(name, value, expected, least=None):
+    """Returns `value` as a Python int, or raises in Keras' wording."""
+    try:
+        # A bool is an integer to Python and a mistake here.
+        number = None if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        number = None
+    if number is None or (least is not None and number < least):
+        raise ValueError(f"Argument `{name}` must be {expected}. Received: {name}={value}")
+    return number
+
+
+def _count(name, value):
+    return _integer(name, value, "a non-negative integer", least=0)
+
+
+def _factor(name, value):
+    try:
+        number = math.nan if isinstance(value, str) else float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise ValueError(f"Argument `{name}` must be a finite number. Received: {name}={value}")
+    return number
+
+
+def _one_of(name, value, allowed):
+    if value not in allowed:
+        raise ValueError(f"Argument `{name}` must be one of {allowed}. Received: {name}={value}")
+    return value
+
+
+class _SelectingLayer(keras.layers.Layer):
+    """What the layers share: the axis, the score, the implementation, and checks of the input."""
+
+    def __init__(self, *, axis, by, implementation, **kwargs):
+        super().__init__(**kwargs)
+        if keras.backend.backend() != "tensorflow":
+            raise RuntimeError(
+                f"Layer {type(self).__name__} needs Keras' TensorFlow backend. "
+                f"Received: backend={keras.backend.backend()}"
+            )
+        self.axis = _integer("axis", axis, "an integer")
+        self.by = _one_of("by", by, ("value", "magnitude"))
+        self.implementation = _one_of("implementation", implementation, ("auto", "native", "tf"))
+        self.supports_masking = True
+        self.supports_jit = ops.supports_jit(implementation)
+        self._axis_size = None
+
+    def build(self, input_shape):
+        rank = len(input_shape)
+        if not -rank <= self.axis < rank:
+            raise ValueError(
+                f"Argument `axis` of layer '{self.name}' must be in the range [{-rank}, {rank}) "
+                f"for inputs of rank {rank}. "
+                f"Received: axis={self.axis}, input_shape={tuple(input_shape)}"
+            )
+        # The batch axis changes its size from batch to batch: there the op checks k, at each call.
+        if self.axis not in (0, -rank):
+            self._axis_size = input_shape[self.axis]
+
+    def _check_k(self, name, k):
+        """Raises if `k` is more than the size of the axis, where that is known."""
+        if self._axis_size is not None and k > self._axis_size:
+            raise ValueError(
+                f"Argument `{name}` of layer '{self.name}' must be at most the size of axis "
+                f"{self.axis} of its inputs, {self._axis_size}. Received: {name}={k}"
+            )
+
+    def _check_inputs(self, inputs):
+        if isinstance(inputs, keras.KerasTensor):
+            dense = not (inputs.sparse or getattr(inputs, "ragged", False))
+        else:
+            dense = isinstance(inputs, (tf.Tensor, tf.Variable))
+        if not dense:
+            raise ValueError(
+                f"Layer '{self.name}' (of type {type(self).__name__}) expects one dense tensor. "
+                f"Received: inputs={inputs} (of type {type(inputs)})"
+            )
+        dtype = keras.backend.standardize_dtype(inputs.dtype)
+        if dtype not in _DTYPES:
+            raise ValueError(
+                f"Layer '{self.name}' (of type {type(self).__name__}) expects inputs whose dtype "
+                f"is one of {_DTYPES}. Received: inputs.dtype={dtype}"
+            )
+
+    def _separate(self, inputs, k, separation, suppression):
+        self._check_inputs(inputs)
+        return ops.separate(
+            inputs,
+            k,
+            separation,
+            suppression,
+            axis=self.axis,
+            by=self.by,
+            implementation=self.implementation,
+        )
+
+    def compute_output_shape(self, input_shape):
+        return tuple(input_shape)
+
+    def compute_output_spec(self, inputs, training=False):
+        self._check_inputs(inputs)
+        return keras.KerasTensor(inputs.shape, dtype=inputs.dtype)
+
+    def get_config(self):
+        config = {"axis": self.axis, "by": self.by, "implementation": self.implementation}
+        return {**super().get_config(), **config}
+
+
+@keras.saving.register_keras_serializable(package="separationfactor")
+class SeparationFactor(_SelectingLayer):
+    """Multiplies the `k` greatest entries along an axis by one factor, the others by another.
+
+    Formula:
+
+    ```python
+    f(x)[i] = x[i] * separation_factor   # for the k entries with the greatest score
+    f(x)[i] = x[i] * suppression_factor  # for all others
+    ```
+
+    Among equal scores the entry with the lowest index is selected. NaN ranks above infinity.
+
+    Example:
+    >>> layer = SeparationFactor(separation_factor=10, suppression_factor=0.25)
+    >>> probabilities = np.array([[0.5, 0.25, 0.25], [0.0, 0.0, 1.0]], "float32")
+    >>> layer(probabilities).numpy()
+    array([[ 5.    ,  0.0625,  0.0625],
+           [ 0.    ,  0.    , 10.    ]], dtype=float32)
+
+    Args:
+        separation_factor: Float. What the selected entries are multiplied by.
+        suppression_factor: Float. What all other entries are multiplied by. The spelling
+            `supression_factor` is understood as well.
+        k: Integer >= 0. How many entries are selected in each row. It is fixed: a layer whose
+            `k` moves during training is `KSparse`. Defaults to `1`.
+        axis: Integer. The axis along which entries compete. `axis=0` lets the examples of a
+            batch compete, which needs batches of at least `k` examples. Defaults to `-1`.
+        by: `"value"` or `"magnitude"`. Whether the score of an entry `x` is `x` or `|x|`.
+            Defaults to `"value"`.
+        trainable_factors: Boolean. If `True`, the two factors are scalar weights, trained from
+            the given values on. If `False`, they are constants, and backpropagation keeps one
+            bit an element. Defaults to `False`.
+        implementation: `"native"` for the compiled op, `"tf"` for TensorFlow's own ops with the
+            same results, `"auto"` for the compiled op where it loads. Defaults to `"auto"`.
+        **kwargs: Base layer keyword arguments, such as `name` and `dtype`.
+
+    Input shape:
+        Arbitrary, of rank 1 or more.
+
+    Output shape:
+        Same shape as the input.
+    """
+
+    def __init__(
+        self,
+        separation_factor,
+        suppression_factor=None,
+        *,
+        k=1,
+        axis=-1,
+        by="value",
+        trainable_factors=False,
+        implementation="auto",
+        **kwargs,
+    ):
+        if "supression_factor" in kwargs:
+            if suppression_factor is not None:
+                raise TypeError(
+                    "SeparationFactor.__init__() got both 'suppression_factor' and its other "
+                    "spelling 'supression_factor'"
+                )
+            suppression_factor = kwargs.pop("supression_factor")
+        elif suppression_factor is None:
+            raise TypeError(
+                "SeparationFactor.__init__() missing 1 required positional argument: "
+                "'suppression_factor'"
+            )
+        super().__init__(axis=axis, by=by, implementation=implementation, **kwargs)
+        self.separation_factor = _factor("separation_factor", separation_factor)
+        self.suppression_factor = _factor("suppression_factor", suppression_factor)
+        if not isinstance(trainable_factors, bool):
+            raise ValueError(
+                "Argument `trainable_factors` must be a boolean. "
+                f"Received: trainable_factors={trainable_factors}"
+            )
+        self.trainable_factors = trainable_factors
+        self._k = _count("k", k)
+
+    @property
+    def k(self):
+        """How many entries are selected. Read-only, for a traced graph may hold it."""
+        return self._k
+
+    def build(self, input_shape):
+        super().build(input_shape)
+        self._check_k("k", self.k)
+        # The gradient keeps its input only for factors that are tensors: constants stay floats.
+        self.separation, self.suppression = self.separation_factor, self.suppression_factor
+        if self.trainable_factors:
+            self.separation = self._add_factor("separation", self.separation_factor)
+            self.suppression = self._add_factor("suppression", self.suppression_factor)
+
+    def _add_factor(self, name, value):
+        return self.add_weight(shape=(), initializer=keras.initializers.Constant(value), name=name)
+
+    def call(self, inputs):
+        separation, suppression = self.separation, self.suppression
+        if self.trainable_factors:
+            separation = tf.cast(separation, inputs.dtype)
+            suppression = tf.cast(suppression, inputs.dtype)
+        return self._separate(inputs, self._k, separation, suppression)
+
+    def get_config(self):
+        config = {
+            "separation_factor": self.separation_factor,
+            "suppression_factor": self.suppression_factor,
+            "k": self.k,
+            "trainable_factors": self.trainable_factors,
+        }
+        return {**super().get_config(), **config}
+
+
+@keras.saving.register_keras_serializable(package="separationfactor")
+class KSparse(_SelectingLayer):
+    """Keeps the `k` greatest entries along an axis and sets all others to zero.
+
+    This is the activation of the [k-sparse autoencoder](https://arxiv.org/abs/1312.5663) and the
+    TopK activation of [sparse autoencoders](https://arxiv.org/abs/2406.04093).
+
+    `k` is a non-trainable weight. It can be assigned at any time, also to a layer of a compiled
+    model, and no graph is traced again. `separationfactor.KSchedule` moves it during `fit()`.
+
+    Example:
+    >>> layer = KSparse(2)
+    >>> x = np.array([[1.0, 4.0, 3.0, 2.0]], "float32")
+    >>> layer(x).numpy()
+    array([[0., 4., 3., 0.]], dtype=float32)
+    >>> layer.k = 3
+    >>> layer(x).numpy()
+    array([[0., 4., 3., 2.]], dtype=float32)
+
+    Args:
+        k: Integer >= 0. How many entries are kept in each row.
+        inference_k: Integer >= 0, or `None`. How many entries are kept at inference; a little
+            more than `k` often makes better features. It is fixed. With `None`, inference keeps
+            the current `k`. Defaults to `None`.
+        axis: Integer. The axis along which entries compete. `axis=0` lets the examples of a
+            batch compete, which needs batches of at least `k` examples. Defaults to `-1`.
+        by: `"value"` or `"magnitude"`. Whether the score of an entry `x` is `x` or `|x|`.
+            Defaults to `"value"`.
+        implementation: `"native"` for the compiled op, `"tf"` for TensorFlow's own ops with the
+            same results, `"auto"` for the compiled op where it loads. Defaults to `"auto"`.
+        **kwargs: Base layer keyword arguments, such as `name` and `dtype`.
+
+    Call arguments:
+        inputs: Input tensor, of rank 1 or more.
+        training: Python boolean. Whether to keep `k` entries or `inference_k`.
+
+    Input shape:
+        Arbitrary, of rank 1 or more.
+
+    Output shape:
+        Same shape as the input.
+    """
+
+    def __init__(
+        self, k, *, inference_k=None, axis=-1, by="value", implementation="auto", **kwargs
+    ):
+        super().__init__(axis=axis, by=by, implementation=implementation, **kwargs)
+        self._k = _count("k", k)
+        self._inference_k = None if inference_k is None else _count("inference_k", inference_k)
+
+    @property
+    def k(self):
+        """How many entries are kept: a Python integer, which can be assigned."""
+        return int(keras.ops.convert_to_numpy(self._k))
+
+    @k.setter
+    def k(self, value):
+        value = _count("k", value)
+        self._check_k("k", value)
+        if self.built:
+            self._k.assign(value)
+        else:
+            self._k = value
+
+    @property
+    def inference_k(self):
+        """How many entries are kept at inference. Read-only, for a traced graph may hold it."""
+        return self.k if self._inference_k is None else self._inference_k
+
+    def build(self, input_shape):
+        super().build(input_shape)
+        self._check_k("k", self._k)
+        if self._inference_k is not None:
+            self._check_k("inference_k", self._inference_k)
+        # int64, as Keras' own counters: TensorFlow keeps int32 variables on the CPU even where a
+        # GPU computes, and XLA refuses a variable of another device.
+        self._k = self.add_weight(
+            shape=(),
+            initializer=keras.initializers.Constant(self._k),
+            dtype="int64",
+            trainable=False,
+            autocast=False,
+            name="k",
+        )
+
+    def call(self, inputs, training=False):
+        if training or self._inference_k is None:
+            k = tf.convert_to_tensor(self._k)
+        else:
+            k = self._inference_k
+        return self._separate(inputs, k, 1.0, 0.0)
+
+    def get_config(self):
+        config = {"k": self.k, "inference_k": self._inference_k}
+        return {**super().get_config(), **config}

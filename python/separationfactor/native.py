@@ -1,0 +1,134 @@
+"""Loads the compiled op library, and says why where it cannot."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import warnings
+from pathlib import Path
+from typing import Any
+
+import tensorflow as tf
+
+_FOLDER = Path(__file__).parent
+_ENVIRONMENT_VARIABLE = "SEPARATIONFACTOR_IMPLEMENTATION"
+IMPLEMENTATIONS = ("auto", "native", "tf")
+
+
+def _minor(version: str) -> str:
+    return ".".join(version.split(".")[:2])
+
+
+def _build() -> dict[str, Any]:
+    """Returns what the build wrote down of itself; empty for an install without compiled code."""
+    try:
+        return json.loads((_FOLDER / "_build.json").read_text())
+    except FileNotFoundError:
+        return {}
+
+
+def _load() -> tuple[Any, str | None]:
+    """Returns the module of the library's ops and None, or None and why there is none."""
+    reinstall = "pip install --force-reinstall --no-deps --no-cache-dir separationfactor"
+    build = _build()
+    if not build:
+        return None, f"it was installed without compiled code; to build it: {reinstall}"
+    # Symbols carry absl's version, so a build serves one minor version. Another is not even tried:
+    # where the symbols happen to match, the classes behind them need not.
+    if _minor(build["tensorflow"]) != _minor(tf.__version__):
+        return None, (
+            f"it was built for TensorFlow {build['tensorflow']} and this is TensorFlow "
+            f"{tf.__version__}; to build it for this one: {reinstall}"
+        )
+    try:
+        return tf.load_op_library(str(_FOLDER / "_ops.so")), None
+    except (tf.errors.OpError, OSError) as error:
+        return None, (
+            f"its library, built for TensorFlow {build['tensorflow']}, does not load into TensorFlow "
+            f"{tf.__version__} ({getattr(error, 'message', error)}); to build it anew: {reinstall}"
+        )
+
+
+# Loaded at import: TensorFlow takes up XLA kernels only until it compiles its first cluster.
+ops, why_unavailable = _load()
+
+
+@functools.cache
+def _warn_once(message: str) -> None:
+    warnings.warn(message, RuntimeWarning, stacklevel=2)
+
+
+def resolve(implementation: str) -> str:
+    """Returns which implementation to run, "native" or "tf".
+
+    Args:
+        implementation: "native" (the compiled op), "tf" (plain TensorFlow ops), or "auto": what the
+            environment variable `SEPARATIONFACTOR_IMPLEMENTATION` says, else native where it loads and
+            otherwise tf, with one warning.
+
+    Raises:
+        ValueError: If `implementation` or the environment variable is none of these.
+        RuntimeError: If "native" is asked for and the compiled op is not available.
+    """
+    source = "implementation"
+    if implementation == "auto":
+        source = _ENVIRONMENT_VARIABLE
+        implementation = os.environ.get(source) or "auto"
+    if implementation not in IMPLEMENTATIONS:
+        raise ValueError(
+            f"`{source}` must be one of {', '.join(map(repr, IMPLEMENTATIONS))}. Received: {implementation!r}"
+        )
+    if implementation == "tf":
+        return "tf"
+    if ops is not None:
+        return "native"
+    if implementation == "native":
+        raise RuntimeError(f"separationfactor's compiled op is not available: {why_unavailable}")
+    _warn_once(
+        "separationfactor runs on plain TensorFlow ops, with the same results but slower, as its "
+        f"compiled op is not available: {why_unavailable}"
+    )
+    return "tf"
+
+
+def supports_jit(implementation: str) -> bool:
+    """Returns whether XLA can compile the implementation."""
+    return resolve(implementation) == "tf"
+
+
+def build_info() -> dict[str, Any]:
+    """Describes the package as it is installed and runs.
+
+    Returns:
+        A dict of plain values:
+
+        - `version`: separationfactor's version.
+        - `tensorflow`: the version of TensorFlow that runs.
+        - `built_for_tensorflow`, `compiler`, `flags`, `architecture`: how the compiled code was built;
+          None without compiled code.
+        - `native`: whether the compiled op is loaded, and `why_not_native` the reason if it is not.
+        - `implementation`: what `implementation="auto"` means, "native" or "tf".
+        - `instruction_set`: which of the processor's instruction sets the kernels use.
+        - `cuda`, `xla`: whether there are kernels for a GPU, and for XLA.
+    """
+    from separationfactor import __version__
+
+    build = _build()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        implementation = resolve("auto")
+    return {
+        "version": __version__,
+        "tensorflow": tf.__version__,
+        "built_for_tensorflow": build.get("tensorflow"),
+        "compiler": build.get("compiler"),
+        "flags": build.get("flags"),
+        "architecture": build.get("architecture"),
+        "native": ops is not None,
+        "why_not_native": why_unavailable,
+        "implementation": implementation,
+        "instruction_set": "baseline" if ops is not None else None,
+        "cuda": bool(build.get("cuda")),
+        "xla": False,
+    }
