@@ -15,7 +15,8 @@ def is_denormal(x):
     """Where x holds a number that flush-to-zero flushes: float16's denormals are none."""
     if x.dtype == np.float16:
         return np.zeros(x.shape, bool)
-    magnitude = np.abs(x.astype(np.float64))
+    with np.errstate(invalid="ignore"):
+        magnitude = np.abs(x.astype(np.float64))
     return (magnitude > 0) & (magnitude < float(ml_dtypes.finfo(x.dtype).smallest_normal))
 
 
@@ -27,7 +28,8 @@ def select(x, k, by="value"):
             return (1, 0.0)
         return (0, abs(entry) if by == "magnitude" else entry + 0.0)
 
-    scores = np.where(is_denormal(x), 0.0, x.astype(np.float64))
+    with np.errstate(invalid="ignore"):
+        scores = np.where(is_denormal(x), 0.0, x.astype(np.float64))
     selected = np.zeros(x.shape, bool)
     for row in np.ndindex(x.shape[:-1]):
         # Python's sort is stable: among ties the lowest index comes first.
@@ -56,7 +58,6 @@ def separate(x, k, separation=1.0, suppression=0.0, by="value"):
 
 def sum_selected(u, v, selected):
     """The sums of u * v over the selected entries and over the others, in the documented order."""
-    product = u.astype(np.float64) * v.astype(np.float64)
 
     def total(numbers):
         numbers = numbers.ravel()
@@ -68,9 +69,10 @@ def sum_selected(u, v, selected):
                 groups = groups[:, :half] + groups[:, half:]
             numbers = groups.ravel()
         number = numbers.sum() + 0.0
-        return np.float32(number).astype(u.dtype) if u.dtype != np.float64 else number
+        return np.asarray(number if u.dtype == np.float64 else np.float32(number).astype(u.dtype))
 
     with np.errstate(all="ignore"):
+        product = u.astype(np.float64) * v.astype(np.float64)
         return total(np.where(selected, product, 0.0)), total(np.where(selected, 0.0, product))
 
 
@@ -84,11 +86,14 @@ def assert_same(actual, expected, *, flushed=False, **state):
 
     `flushed` marks where an operand was denormal. A denormal result may always be flushed.
     """
-    actual, expected = np.asarray(actual), np.asarray(expected)
+    actual = np.asarray(actual.numpy() if hasattr(actual, "numpy") else actual)
+    expected = np.asarray(expected)
     assert actual.dtype == expected.dtype, state
     assert actual.shape == expected.shape, state
     bits = f"u{actual.dtype.itemsize}"
-    zero = np.copysign(np.zeros_like(expected, np.float64), expected.astype(np.float64)).astype(expected.dtype)
+    zero = np.copysign(np.zeros_like(expected, np.float64), expected.astype(np.float64)).astype(
+        expected.dtype
+    )
     same = (actual.view(bits) == expected.view(bits)) | (np.isnan(actual) & np.isnan(expected))
     same |= (flushed | is_denormal(expected)) & (actual.view(bits) == zero.view(bits))
     if not same.all():

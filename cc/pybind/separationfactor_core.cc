@@ -1,8 +1,8 @@
 // The core on NumPy arrays, without TensorFlow. Validates here, so that the core need not.
 
-#include <pybind11/stl.h>
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
 
 #include <algorithm>
 #include <limits>
@@ -27,8 +27,8 @@ DType DTypeOf(const char* name, const py::array& array) {
   if (dtype == "float64") return DType::kFloat64;
   if (dtype == "float16") return DType::kFloat16;
   if (dtype == "bfloat16") return DType::kBFloat16;
-  throw py::type_error(std::string(name) + " must be of dtype float32, float64, float16 or bfloat16. Received: " +
-                       dtype);
+  throw py::type_error(std::string(name) +
+                       " must be of dtype float32, float64, float16 or bfloat16. Received: " + dtype);
 }
 
 std::string ShapeOf(const py::array& array) { return Str(array.attr("shape")); }
@@ -38,8 +38,7 @@ void CheckRows(const char* name, const py::array& array) {
     throw py::value_error(std::string(name) + " must have at least one axis. Received: a scalar");
   }
   if ((array.flags() & py::array::c_style) == 0) {
-    throw py::value_error(std::string(name) +
-                          " must be C-contiguous, as nothing is copied here. Received: strides " +
+    throw py::value_error(std::string(name) + " must be C-contiguous, as nothing is copied here. Received: strides " +
                           Str(array.attr("strides")) + " with shape " + ShapeOf(array) +
                           "; numpy.ascontiguousarray makes a copy that is");
   }

@@ -66,12 +66,11 @@ TensorShape BitmaskShape(const TensorShape& x) {
 }
 
 void CheckRows(OpKernelContext* context, const char* name, const TensorShape& shape) {
-  OP_REQUIRES(context, shape.dims() >= 1,
-              InvalidArgument(name, " must have at least one axis. Received: a scalar"));
+  OP_REQUIRES(context, shape.dims() >= 1, InvalidArgument(name, " must have at least one axis. Received: a scalar"));
   const int64_t n = shape.dim_size(shape.dims() - 1);
-  OP_REQUIRES(context, n <= std::numeric_limits<int32_t>::max(),
-              InvalidArgument("rows of ", name, " must have at most 2^31 - 1 entries. Received: shape ",
-                              shape.DebugString()));
+  OP_REQUIRES(
+      context, n <= std::numeric_limits<int32_t>::max(),
+      InvalidArgument("rows of ", name, " must have at most 2^31 - 1 entries. Received: shape ", shape.DebugString()));
 }
 
 void CheckBitmask(OpKernelContext* context, const TensorShape& rows, const TensorShape& selected) {
@@ -227,13 +226,13 @@ class SumSelectedOp : public OpKernel {
 
 #undef RETURN_IF_FAILED
 
-#define REGISTER_KERNELS(T)                                                                                    \
-  REGISTER_KERNEL_BUILDER(                                                                                     \
-      Name("SeparationFactor>Separate").Device(::tensorflow::DEVICE_CPU).TypeConstraint<T>("T"), SeparateOp<T>); \
-  REGISTER_KERNEL_BUILDER(                                                                                     \
-      Name("SeparationFactor>ScaleSelected").Device(::tensorflow::DEVICE_CPU).TypeConstraint<T>("T"),          \
-      ScaleSelectedOp<T>);                                                                                     \
-  REGISTER_KERNEL_BUILDER(                                                                                     \
+#define REGISTER_KERNELS(T)                                                                                          \
+  REGISTER_KERNEL_BUILDER(Name("SeparationFactor>Separate").Device(::tensorflow::DEVICE_CPU).TypeConstraint<T>("T"), \
+                          SeparateOp<T>);                                                                            \
+  REGISTER_KERNEL_BUILDER(                                                                                           \
+      Name("SeparationFactor>ScaleSelected").Device(::tensorflow::DEVICE_CPU).TypeConstraint<T>("T"),                \
+      ScaleSelectedOp<T>);                                                                                           \
+  REGISTER_KERNEL_BUILDER(                                                                                           \
       Name("SeparationFactor>SumSelected").Device(::tensorflow::DEVICE_CPU).TypeConstraint<T>("T"), SumSelectedOp<T>);
 
 REGISTER_KERNELS(float);

@@ -1,8 +1,10 @@
 """Fused top-k masking for TensorFlow and Keras: the separation and k-sparse layers as one compiled op."""
 
-__version__ = "0.1.0"
-
+from separationfactor.callbacks import KSchedule
+from separationfactor.layers import KSparse, SeparationFactor
 from separationfactor.native import build_info
 from separationfactor.ops import separate
 
-__all__ = ["build_info", "separate"]
+__version__ = "0.1.0"
+
+__all__ = ["KSchedule", "KSparse", "SeparationFactor", "build_info", "separate"]

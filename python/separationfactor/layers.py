@@ -6,9 +6,7 @@ import operator
 import keras
 import tensorflow as tf
 
-from separationfactor import ops
-
-_DTYPES = ("bfloat16", "float16", "float32", "float64")
+from separationfactor import native, ops
 
 
 def _integer(name, value, expected, least=None):
@@ -54,10 +52,11 @@ class _SelectingLayer(keras.layers.Layer):
                 f"Received: backend={keras.backend.backend()}"
             )
         self.axis = _integer("axis", axis, "an integer")
-        self.by = _one_of("by", by, ("value", "magnitude"))
-        self.implementation = _one_of("implementation", implementation, ("auto", "native", "tf"))
+        self.by = _one_of("by", by, ops.SCORES)
+        self.implementation = _one_of("implementation", implementation, native.IMPLEMENTATIONS)
+        self.input_spec = keras.layers.InputSpec(min_ndim=1)
         self.supports_masking = True
-        self.supports_jit = ops.supports_jit(implementation)
+        self.supports_jit = native.supports_jit(implementation)
         self._axis_size = None
 
     def build(self, input_shape):
@@ -90,11 +89,11 @@ class _SelectingLayer(keras.layers.Layer):
                 f"Layer '{self.name}' (of type {type(self).__name__}) expects one dense tensor. "
                 f"Received: inputs={inputs} (of type {type(inputs)})"
             )
-        dtype = keras.backend.standardize_dtype(inputs.dtype)
-        if dtype not in _DTYPES:
+        if tf.as_dtype(inputs.dtype) not in ops.DTYPES:
             raise ValueError(
                 f"Layer '{self.name}' (of type {type(self).__name__}) expects inputs whose dtype "
-                f"is one of {_DTYPES}. Received: inputs.dtype={dtype}"
+                f"is one of {[dtype.name for dtype in ops.DTYPES]}. "
+                f"Received: inputs.dtype={tf.as_dtype(inputs.dtype).name}"
             )
 
     def _separate(self, inputs, k, separation, suppression):
@@ -186,8 +185,7 @@ class SeparationFactor(_SelectingLayer):
             suppression_factor = kwargs.pop("supression_factor")
         elif suppression_factor is None:
             raise TypeError(
-                "SeparationFactor.__init__() missing 1 required positional argument: "
-                "'suppression_factor'"
+                "SeparationFactor.__init__() missing 1 required positional argument: 'suppression_factor'"
             )
         super().__init__(axis=axis, by=by, implementation=implementation, **kwargs)
         self.separation_factor = _factor("separation_factor", separation_factor)
@@ -277,9 +275,7 @@ class KSparse(_SelectingLayer):
         Same shape as the input.
     """
 
-    def __init__(
-        self, k, *, inference_k=None, axis=-1, by="value", implementation="auto", **kwargs
-    ):
+    def __init__(self, k, *, inference_k=None, axis=-1, by="value", implementation="auto", **kwargs):
         super().__init__(axis=axis, by=by, implementation=implementation, **kwargs)
         self._k = _count("k", k)
         self._inference_k = None if inference_k is None else _count("inference_k", inference_k)
@@ -320,10 +316,8 @@ class KSparse(_SelectingLayer):
         )
 
     def call(self, inputs, training=False):
-        if training or self._inference_k is None:
-            k = tf.convert_to_tensor(self._k)
-        else:
-            k = self._inference_k
+        follows_k = training or self._inference_k is None
+        k = tf.convert_to_tensor(self._k) if follows_k else self._inference_k
         return self._separate(inputs, k, 1.0, 0.0)
 
     def get_config(self):

@@ -85,7 +85,12 @@ def separate(
             # One pass over transposed rows beats a strided one, and autodiff undoes it.
             to_last = _to_last_axis(tf.rank(x) if rank is None else rank, axis)
             y = separate(
-                tf.transpose(x, to_last), k, separation, suppression, by=by, implementation=implementation
+                tf.transpose(x, to_last),
+                k,
+                separation,
+                suppression,
+                by=by,
+                implementation=implementation,
             )
             return tf.transpose(y, tf.argsort(to_last) if rank is None else np.argsort(to_last))
 
@@ -122,7 +127,9 @@ def _k(k: Any, n: int | None) -> Any:
     if isinstance(k, numbers.Integral) and not isinstance(k, bool):
         if k < 0 or (n is not None and k > n):
             raise tf.errors.InvalidArgumentError(
-                None, None, f"k must be in [0, n]. Received: k = {k}, n = {'unknown' if n is None else n}"
+                None,
+                None,
+                f"k must be in [0, n]. Received: k = {k}, n = {'unknown' if n is None else n}",
             )
         return int(k) if k < 2**31 else tf.constant(k, tf.int64)
     if isinstance(k, (bool, numbers.Number, str)):

@@ -26,29 +26,39 @@ def _scores(x: tf.Tensor, by: str) -> tf.Tensor:
     return tf.where(magnitude < tiny, tf.zeros_like(scores), scores)
 
 
-def _kth_greatest(scores: tf.Tensor, k: tf.Tensor) -> tf.Tensor:
+def _kth_greatest(scores: tf.Tensor, k: tf.Tensor, static_k: int | None) -> tf.Tensor:
     """Returns the k-th greatest number of each row, as a column; the greatest where k is 0."""
-    static_k = tf.get_static_value(k)
     if static_k is not None and static_k <= 1:
         return tf.reduce_max(scores, axis=-1, keepdims=True)
     if static_k is None and control_flow_util.GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph()):
         # XLA compiles top_k for one k only, and a sort for all.
         ordered = tf.sort(scores, axis=-1, direction="DESCENDING")
         return tf.gather(ordered, tf.maximum(k, 1)[tf.newaxis] - 1, axis=-1)
-    return tf.math.top_k(scores, tf.maximum(k, 1), sorted=True).values[..., -1:]
+    return tf.math.top_k(scores, static_k or tf.maximum(k, 1)).values[..., -1:]
+
+
+def _checked_k(k: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
+    """Returns k once it is known to lie in [0, n]."""
+    n = tf.shape(x, out_type=k.dtype)[-1]
+    if tf.executing_eagerly():
+        if not 0 <= k <= n:
+            message = f"k must be in [0, n]. Received: k = {k.numpy()}, n = {n.numpy()}"
+            raise tf.errors.InvalidArgumentError(None, None, message)
+        return k
+    check = tf.debugging.Assert((k >= 0) & (k <= n), ["k must be in [0, n]. Received: k =", k, ", n =", n])
+    with tf.control_dependencies([check]):
+        return tf.identity(k)
 
 
 def select(x: tf.Tensor, k: tf.Tensor, by: str) -> tf.Tensor:
     """Returns which entries of each row are among its k greatest, a bool tensor of x's shape."""
-    n = tf.shape(x, out_type=k.dtype)[-1]
-    check = tf.debugging.Assert((k >= 0) & (k <= n), ["k must be in [0, n]. Received: k =", k, ", n =", n])
-    with tf.control_dependencies([check] if check is not None else []):
-        k = tf.identity(k)
+    static_k = tf.get_static_value(k)
+    k = _checked_k(k, x)
     scores = _scores(x, by)
     is_nan = tf.math.is_nan(x)
     # NaN joins +inf for now: no number lies between them, so the threshold stays right.
     scores = tf.where(is_nan, tf.constant(np.inf, scores.dtype), scores)
-    threshold = _kth_greatest(scores, k)
+    threshold = _kth_greatest(scores, k, static_k)
     k = tf.cast(k, tf.int32)
 
     def count(selection):
