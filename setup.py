@@ -149,7 +149,7 @@ TENSORFLOW, BUILD_REQUIREMENTS = tensorflow_requirements()
 setup(
     version=VERSION,
     package_dir={"": "python"},
-    packages=["separationfactor"],
+    packages=["separationfactor", "separationfactor.models"],
     ext_modules=[Extension("separationfactor_core", [])] if NATIVE else [],
     cmdclass={"build_ext": CMakeBuild},
     # setuptools reports these as build requirements, so an isolated build gets them installed.

@@ -1,5 +1,6 @@
 """Fused top-k masking for TensorFlow and Keras: the separation and k-sparse layers as one compiled op."""
 
+from separationfactor import models
 from separationfactor.callbacks import KSchedule
 from separationfactor.layers import KSparse, SeparationFactor
 from separationfactor.native import build_info
@@ -7,4 +8,4 @@ from separationfactor.ops import separate
 
 __version__ = "0.1.0"
 
-__all__ = ["KSchedule", "KSparse", "SeparationFactor", "build_info", "separate"]
+__all__ = ["KSchedule", "KSparse", "SeparationFactor", "build_info", "models", "separate"]

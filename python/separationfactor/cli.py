@@ -1,0 +1,151 @@
+"""The command `separationfactor`."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from pathlib import Path
+
+import click
+import rich
+from click.core import ParameterSource
+from rich.table import Table
+
+from separationfactor import __version__, data, figures, native, runs
+
+
+def _reports_errors(command):
+    """Turns what a user can mend into a message without a traceback."""
+
+    @functools.wraps(command)
+    def wrapped(*args, **kwargs):
+        try:
+            return command(*args, **kwargs)
+        except (data.DatasetError, runs.RunError) as error:
+            raise click.ClickException(str(error)) from error
+
+    return wrapped
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
+@click.version_option(__version__)
+def main():
+    """Trains and shows the reference conditional VAE of the separation layer."""
+
+
+def _default(name):
+    return next(field.default for field in dataclasses.fields(runs.Options) if field.name == name)
+
+
+def _option(flag, help, **kwargs):
+    name = flag.removeprefix("--").replace("-", "_")
+    return click.option(flag, help=help, default=_default(name), **kwargs)
+
+
+def _run_folder():
+    return click.argument("run", type=click.Path(path_type=Path))
+
+
+@main.command()
+@_option(
+    "--dataset",
+    "digits, mnist, fashion-mnist, an .npz file in the layout of Keras' mnist.npz, or a folder with MNIST's "
+    "idx files.",
+)
+@_option("--epochs", "How many times to go through the training images.", type=click.IntRange(1))
+@_option("--batch-size", "Images in a training step.", type=click.IntRange(1))
+@_option("--learning-rate", "Adam's.", type=click.FloatRange(0, min_open=True))
+@_option(
+    "--seed", "Seeds weights, order and sampling: the same seed gives the same run.", type=click.IntRange(0)
+)
+@_option("--separation", "The factor of the selected class.", type=float)
+@_option("--suppression", "The factor of the other classes.", type=float)
+@_option("--k", "How many classes are selected.", type=click.IntRange(0))
+@_option("--trainable-factors", "Whether both factors are trained.", is_flag=True)
+@_option(
+    "--combine",
+    "Decode the sum of z and the class code, or both side by side.",
+    type=click.Choice(["add", "concat"]),
+)
+@_option(
+    "--condition",
+    "The class vector in training: the label, or the classifier's output.",
+    type=click.Choice(["label", "predicted"]),
+)
+@_option("--hard", "Whether the classifier's output becomes one-hot.", is_flag=True)
+@_option("--stop-gradient", "Whether the decoder leaves the classifier alone.", is_flag=True)
+@_option("--beta", "The weight of the KL divergence.", type=click.FloatRange(0))
+@_option(
+    "--implementation",
+    "The layer's implementation.",
+    type=click.Choice(native.IMPLEMENTATIONS),
+)
+@click.option(
+    "--output", required=True, type=click.Path(path_type=Path), help="The run's folder.", show_default=False
+)
+@click.option(
+    "--resume",
+    is_flag=True,
+    help="Continue the run in the folder, with its options; more --epochs make it longer.",
+)
+@click.pass_context
+@_reports_errors
+def train(context, output, resume, **options):
+    """Trains a conditional VAE and draws what it learned."""
+    given = {
+        name: value
+        for name, value in options.items()
+        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE
+    }
+    console = rich.get_console()
+    try:
+        run = runs.train(output, resume=resume, verbose=1 if console.is_terminal else 2, **given)
+    except KeyboardInterrupt:
+        raise click.ClickException(f"interrupted; --resume --output {output} continues the run") from None
+
+    last = {name: values[-1] for name, values in run.history().items()}
+    table = Table("", "training", "test", title=f"{output} after {last['epoch']} epochs")
+    for name in (name for name in last if f"val_{name}" in last):
+        table.add_row(name.replace("_", " "), f"{last[name]:.4g}", f"{last[f'val_{name}']:.4g}")
+    console.print(table)
+    for path in sorted(run.folder.glob("*.png")):
+        console.print(f"drew {path}", soft_wrap=True)
+
+
+@main.command()
+@_run_folder()
+@click.option("--label", default=0, help="The class to draw.", type=click.IntRange(0))
+@click.option("--to", help="Draw the way from the class to this one instead.", type=click.IntRange(0))
+@click.option(
+    "--output", type=click.Path(path_type=Path), help="The picture  [default: in RUN, by its labels]"
+)
+@_reports_errors
+def traverse(run, label, to, output):
+    """Draws a class of RUN along every latent dimension, or on the way to another class."""
+    run = runs.Run(run)
+    model = run.model()
+    for name, value in (("--label", label), ("--to", to)):
+        if value is not None and value >= model.num_classes:
+            raise click.BadParameter(
+                f"{value} is not a class of the run's, which has {model.num_classes}", param_hint=name
+            )
+    if to is None:
+        figure, name = figures.traversals(model, label), f"traversals-{label}.png"
+    else:
+        figure, name = figures.morphs(model, [(label, to)]), f"morph-{label}-{to}.png"
+    path = output or run.folder / name
+    runs.save_figure(figure, path)
+    rich.get_console().print(f"drew {path}", soft_wrap=True)
+
+
+@main.command()
+def info():
+    """Tells how the package was built and what it runs on."""
+    table = Table(show_header=False)
+    for name, value in native.build_info().items():
+        table.add_row(name.replace("_", " "), str(value))
+    rich.get_console().print(table)
+
+
+if __name__ == "__main__":
+    main()

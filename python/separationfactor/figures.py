@@ -1,0 +1,113 @@
+"""Pictures of a trained `ConditionalVAE` and of its training, each a Matplotlib figure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from separationfactor.models import ConditionalVAE
+
+
+def _grid(
+    images: np.ndarray, rows: Sequence, columns: Sequence, title: str, axis_titles: tuple[str, str] = ("", "")
+) -> Figure:
+    """Tiles images of shape (rows, columns, height, width, 1 or 3), each row and column with its name."""
+    images = np.asarray(images)
+    n_rows, n_columns, height, width = images.shape[:4]
+    # One white pixel between neighbours. Ink is dark, as on paper.
+    tiles = np.zeros((n_rows, height + 1, n_columns, width + 1, images.shape[4]))
+    tiles[:, :height, :, :width] = np.moveaxis(images, 1, 2)
+    tiles = tiles.reshape(n_rows * (height + 1), n_columns * (width + 1), -1)[:-1, :-1]
+
+    scale = 0.55
+    figure = Figure(figsize=(scale * n_columns + 0.8, scale * n_rows * height / width + 0.8))
+    axes = figure.add_subplot()
+    axes.imshow(1 - tiles if tiles.shape[-1] == 3 else tiles[..., 0], cmap="gray_r", vmin=0, vmax=1)
+    axes.set_xticks(np.arange(n_columns) * (width + 1) + (width - 1) / 2, columns, fontsize=9)
+    axes.set_yticks(np.arange(n_rows) * (height + 1) + (height - 1) / 2, rows, fontsize=9)
+    axes.set_xlabel(axis_titles[0])
+    axes.set_ylabel(axis_titles[1])
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    axes.set_title(title, fontsize=10)
+    return figure
+
+
+def training_curves(history: Mapping[str, Sequence[float]]) -> Figure:
+    """Draws the negative ELBO, its two terms and the classifier's accuracy over the epochs.
+
+    Args:
+        history: For each column of a run's history.csv, its values by epoch.
+    """
+    epochs = history["epoch"]
+    figure = Figure(figsize=(11, 3), layout="constrained")
+    panels = figure.subplots(1, 3)
+    for axes, title, names in (
+        (panels[0], "negative ELBO (nats an image)", ["negative_elbo"]),
+        (panels[1], "its terms (nats an image)", ["reconstruction", "kl"]),
+        (panels[2], "classifier accuracy", ["classifier_accuracy"]),
+    ):
+        for color, name in enumerate(names):
+            for prefix, style, part in (("", "-", "training"), ("val_", "--", "test")):
+                label = f"{name}, {part}" if len(names) > 1 else part
+                axes.plot(epochs, history[prefix + name], style, color=f"C{color}", label=label)
+        axes.set_title(title, fontsize=10)
+        axes.set_xlabel("epoch")
+        axes.legend(fontsize=8)
+        axes.grid(alpha=0.3)
+    panels[1].set_yscale("log")
+    return figure
+
+
+def one_of_each_class(labels: np.ndarray, num_classes: int) -> np.ndarray:
+    """Returns the index of the first example of every class that has one."""
+    found = [np.flatnonzero(labels == label) for label in range(num_classes)]
+    return np.array([indices[0] for indices in found if indices.size])
+
+
+def reconstructions(model: ConditionalVAE, images: np.ndarray, labels: np.ndarray) -> Figure:
+    """Draws images above their reconstructions."""
+    redrawn = model.reconstruct(images, labels)
+    return _grid(np.stack([images, redrawn]), ["image", "redrawn"], labels, "Reconstructions")
+
+
+def samples(model: ConditionalVAE, columns: int = 10, seed: int = 0) -> Figure:
+    """Draws new images, a row for each class."""
+    labels = np.repeat(np.arange(model.num_classes), columns)
+    images = np.reshape(model.generate(labels, seed=seed), (model.num_classes, columns, *model.image_shape))
+    titles = ("", "class")
+    return _grid(images, range(model.num_classes), [""] * columns, "Samples by class", titles)
+
+
+def class_swap(model: ConditionalVAE, images: np.ndarray, labels: np.ndarray) -> Figure:
+    """Draws each image, and beside it the image redrawn as every class: z is kept, the class changed."""
+    count, classes = len(images), model.num_classes
+    redrawn = model.swap(
+        np.repeat(images, classes, axis=0),
+        np.tile(np.arange(classes), count),
+        np.repeat(labels, classes),
+    )
+    redrawn = np.reshape(redrawn, (count, classes, *model.image_shape))
+    grid = np.concatenate([images[:, np.newaxis], redrawn], axis=1)
+    names = ["image", *range(classes)]
+    return _grid(grid, labels, names, "Class swap", ("redrawn as", "class of the image"))
+
+
+def traversals(
+    model: ConditionalVAE, label: int, values: Sequence[float] = (-3, -2, -1, 0, 1, 2, 3)
+) -> Figure:
+    """Draws one class along every dimension of z, one at a time, about the prior's mean."""
+    images = model.traverse([label], values)[0]
+    names = [f"z{dimension}" for dimension in range(model.latent_dim)]
+    columns = [f"{value:g}" for value in values]
+    return _grid(images, names, columns, f"Latent traversals of class {label}")
+
+
+def morphs(model: ConditionalVAE, pairs: Sequence[tuple[int, int]], steps: int = 11) -> Figure:
+    """Draws the straight way from one class's code to another's, a row for each pair of classes."""
+    start, end = np.transpose(pairs)
+    images = model.morph(start, end, steps)
+    names = [f"{a} to {b}" for a, b in pairs]
+    return _grid(images, names, [""] * steps, "From class to class, at the prior's mean of z")

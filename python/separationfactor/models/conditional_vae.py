@@ -1,0 +1,467 @@
+"""A conditional variational autoencoder whose class enters through the separation layer."""
+
+import math
+
+import keras
+import tensorflow as tf
+
+from separationfactor.layers import SeparationFactor, _factor, _integer, _one_of
+
+
+@keras.saving.register_keras_serializable(package="separationfactor")
+class ConditionalVAE(keras.Model):
+    """A conditional VAE: the class vector passes a separation layer and is added to the latent.
+
+    The generative model, for K classes and images `x`, is
+
+    ```
+    y ~ Cat(1/K),    z ~ N(0, I),    x ~ Bernoulli(decoder(z + S(y)))
+    ```
+
+    where `S` is `SeparationFactor` on the class vector. With `combine="add"` this is a VAE whose
+    prior is a mixture of K Gaussians at the corners `separation_factor * e_y`. `fit(images, labels)`
+    minimizes, averaged over the batch,
+
+    ```
+    -E_q[log p(x | z + S(y))] + beta * KL(q(z | x, y) || N(0, I)) - log q(y | x)
+    ```
+
+    with one sample of `q(z | x, y) = N(mean, exp(log_variance))` an image, sums over pixels and
+    latent dimensions, and the classifier `q(y | x)`. The first two terms with `beta=1` are the
+    negative of a lower bound on `log p(x | y)` ([Kingma and Welling, 2014](https://arxiv.org/abs/1312.6114);
+    [Sohn, Lee and Yan, 2015](https://papers.nips.cc/paper/5775)). Grey pixels enter the Bernoulli
+    likelihood as they are, as means of black and white ones.
+
+    Example:
+    >>> model = ConditionalVAE((8, 8, 1), num_classes=3)
+    >>> model.compile(keras.optimizers.Adam(1e-3))
+    >>> images, labels = np.random.rand(32, 8, 8, 1), np.random.randint(0, 3, 32)
+    >>> history = model.fit(images, labels, verbose=0)
+    >>> sorted(history.history)
+    ['classifier_accuracy', 'classifier_loss', 'kl', 'loss', 'negative_elbo', 'reconstruction']
+    >>> model.generate([0, 1, 2]).shape
+    TensorShape([3, 8, 8, 1])
+
+    Args:
+        image_shape: Tuple of three integers, height, width and channels of an image.
+        num_classes: Integer > 1. The number of classes, K.
+        latent_dim: Integer > 0. The size of z. `combine="add"` needs `num_classes`. Defaults to
+            `num_classes`.
+        separation_factor, suppression_factor, k, trainable_factors, implementation: The arguments
+            of the `SeparationFactor` layer. A layer that selects one class needs `k=1`.
+        combine: `"add"` decodes `z + S(y)`, `"concat"` decodes z and S(y) side by side.
+        condition: What the class vector is in training. `"label"` takes the one-hot label,
+            `"predicted"` the classifier's output. Where a method is given labels, it uses them; where
+            it is not, the classifier's output.
+        hard: Boolean. Whether the classifier's output becomes one-hot before it is used, instead of
+            the softmax. Its gradient stays that of the softmax (straight-through).
+        stop_gradient: Boolean. Whether the decoder's gradient ends at the class vector, so that only
+            its own likelihood trains the classifier.
+        beta: Float >= 0. The weight of the KL divergence
+            ([Higgins et al., 2017](https://openreview.net/forum?id=Sy2fzU9gl)).
+        seed: Integer or `None`. Seeds the sampling of z. With `None`, a random one.
+        **kwargs: Base model keyword arguments, such as `name` and `dtype`.
+
+    Call arguments:
+        inputs: Images of shape `(batch, *image_shape)`, with values in [0, 1].
+
+    Returns:
+        The images' reconstructions, from the mean of z and the predicted class.
+    """
+
+    def __init__(
+        self,
+        image_shape=(28, 28, 1),
+        num_classes=10,
+        *,
+        latent_dim=None,
+        separation_factor=10.0,
+        suppression_factor=0.25,
+        k=1,
+        trainable_factors=False,
+        combine="add",
+        condition="label",
+        hard=False,
+        stop_gradient=False,
+        beta=1.0,
+        implementation="auto",
+        seed=None,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.image_shape = tuple(
+            _integer("image_shape", size, "three positive integers", least=1) for size in image_shape
+        )
+        if len(self.image_shape) != 3:
+            raise ValueError(
+                f"Argument `image_shape` must be three positive integers. Received: image_shape={image_shape}"
+            )
+        self.num_classes = _integer("num_classes", num_classes, "an integer > 1", least=2)
+        self.combine = _one_of("combine", combine, ("add", "concat"))
+        self.condition = _one_of("condition", condition, ("label", "predicted"))
+        self.hard = bool(hard)
+        self.stop_gradient = bool(stop_gradient)
+        self.beta = _factor("beta", beta)
+        if self.beta < 0:
+            raise ValueError(f"Argument `beta` must not be negative. Received: beta={beta}")
+        if latent_dim is None:
+            latent_dim = self.num_classes
+        self.latent_dim = _integer("latent_dim", latent_dim, "a positive integer", least=1)
+        if self.combine == "add" and self.latent_dim != self.num_classes:
+            raise ValueError(
+                "Argument `latent_dim` must equal `num_classes` where their vectors are added "
+                f"(combine='add'). Received: latent_dim={latent_dim}, num_classes={num_classes}"
+            )
+        self.seed = seed if seed is None else _integer("seed", seed, "an integer or `None`")
+        self.seed_generator = keras.random.SeedGenerator(self.seed)
+
+        self.separation = SeparationFactor(
+            separation_factor,
+            suppression_factor,
+            k=k,
+            trainable_factors=trainable_factors,
+            implementation=implementation,
+            name="separation",
+            dtype=self.dtype_policy,
+        )
+        self.separation.build((None, self.num_classes))
+        self.classifier = self._make_classifier()
+        self.encoder = self._make_encoder()
+        self.decoder = self._make_decoder()
+
+        names = (
+            "loss",
+            "negative_elbo",
+            "reconstruction",
+            "kl",
+            "classifier_loss",
+            "classifier_accuracy",
+        )
+        self._trackers = {name: keras.metrics.Mean(name=name) for name in names}
+        self.build((None, *self.image_shape))
+
+    def build(self, input_shape):
+        # The networks are built in the constructor, from the configuration alone.
+        self.built = True
+
+    # The networks. The two smaller sides of an image are halved twice on the way to the latent.
+
+    def _make_classifier(self):
+        images = keras.Input(self.image_shape)
+        features = images
+        for filters in (32, 64):
+            features = keras.layers.Conv2D(filters, 3, padding="same", use_bias=False)(features)
+            features = keras.layers.BatchNormalization(momentum=0.9)(features)
+            features = keras.layers.ReLU()(features)
+            features = keras.layers.MaxPooling2D(padding="same")(features)
+        features = keras.layers.Flatten()(features)
+        features = keras.layers.Dense(128, activation="relu")(features)
+        logits = keras.layers.Dense(self.num_classes, dtype="float32")(features)
+        return keras.Model(images, logits, name="classifier")
+
+    def _make_encoder(self):
+        images = keras.Input(self.image_shape)
+        class_vector = keras.Input((self.num_classes,))
+        features = images
+        for filters in (32, 64):
+            features = keras.layers.Conv2D(filters, 3, strides=2, padding="same", activation="relu")(features)
+        features = keras.layers.Flatten()(features)
+        features = keras.layers.Concatenate()([features, class_vector])
+        features = keras.layers.Dense(128, activation="relu")(features)
+        mean = keras.layers.Dense(self.latent_dim, name="mean", dtype="float32")(features)
+        log_variance = keras.layers.Dense(self.latent_dim, name="log_variance", dtype="float32")(features)
+        return keras.Model([images, class_vector], [mean, log_variance], name="encoder")
+
+    def _make_decoder(self):
+        height, width, channels = self.image_shape
+        small = (math.ceil(height / 4), math.ceil(width / 4), 64)
+        size = self.latent_dim + (self.num_classes if self.combine == "concat" else 0)
+        latent = keras.Input((size,))
+        features = keras.layers.Dense(math.prod(small), activation="relu")(latent)
+        features = keras.layers.Reshape(small)(features)
+        for filters in (64, 32):
+            features = keras.layers.Conv2DTranspose(filters, 3, strides=2, padding="same", activation="relu")(
+                features
+            )
+        surplus = ((0, 4 * small[0] - height), (0, 4 * small[1] - width))
+        features = keras.layers.Cropping2D(surplus)(features)
+        logits = keras.layers.Conv2D(channels, 3, padding="same", dtype="float32")(features)
+        return keras.Model(latent, logits, name="decoder")
+
+    # The model.
+
+    def _class_vector(self, logits):
+        """Returns the classifier's output as the class enters the model: soft or hard."""
+        soft = tf.nn.softmax(logits)
+        if not self.hard:
+            return soft
+        hard = tf.one_hot(tf.argmax(soft, axis=-1), self.num_classes, dtype=soft.dtype)
+        # The parenthesis is zero, but for its gradient.
+        return hard + (soft - tf.stop_gradient(soft))
+
+    def _one_hot(self, labels):
+        return tf.one_hot(self._labels(labels), self.num_classes)
+
+    def _labels(self, labels, name="labels"):
+        """Returns labels as a vector of integers, once they are known to be classes."""
+        labels = tf.convert_to_tensor(labels)
+        if not labels.dtype.is_integer:
+            raise ValueError(f"`{name}` must be integers. Received: dtype={labels.dtype.name}")
+        if labels.shape.rank == 2 and labels.shape[1] == 1:
+            labels = labels[:, 0]
+        if labels.shape.rank != 1:
+            raise ValueError(f"`{name}` must be a vector of integers. Received: shape={labels.shape}")
+        labels = tf.cast(labels, tf.int32)
+        range_check = tf.debugging.assert_equal(
+            tf.reduce_all((labels >= 0) & (labels < self.num_classes)),
+            True,
+            message=f"`{name}` must be integers in [0, {self.num_classes}), the model's number of classes",
+        )
+        with tf.control_dependencies([range_check] if range_check is not None else []):
+            return tf.identity(labels)
+
+    def _images(self, images):
+        images = tf.convert_to_tensor(images)
+        if not images.shape[1:].is_compatible_with(self.image_shape) or images.shape.rank != 4:
+            raise ValueError(
+                f"Images must have shape (batch, {', '.join(map(str, self.image_shape))}). "
+                f"Received: shape={images.shape}"
+            )
+        if not images.dtype.is_floating:
+            raise ValueError(f"Images must be floats in [0, 1]. Received: dtype={images.dtype.name}")
+        return tf.cast(images, tf.float32)
+
+    def _sample(self, mean, log_variance):
+        noise = keras.random.normal(tf.shape(mean), dtype=mean.dtype, seed=self.seed_generator)
+        return mean + tf.exp(0.5 * log_variance) * noise
+
+    def _latent(self, z, class_code):
+        """Combines z and S(y) to what the decoder takes."""
+        class_code = tf.cast(class_code, z.dtype)
+        return z + class_code if self.combine == "add" else tf.concat([z, class_code], axis=-1)
+
+    def _decode(self, z, class_code, training=False):
+        return tf.nn.sigmoid(self.decoder(self._latent(z, class_code), training=training))
+
+    def _objective(self, images, labels, training):
+        """Returns, for each example, the terms of the loss and whether the class was right."""
+        images, labels = self._images(images), self._labels(labels)
+        one_hot = tf.one_hot(labels, self.num_classes)
+        class_logits = self.classifier(images, training=training)
+        class_vector = one_hot if self.condition == "label" else self._class_vector(class_logits)
+        if self.stop_gradient:
+            class_vector = tf.stop_gradient(class_vector)
+
+        mean, log_variance = self.encoder([images, class_vector], training=training)
+        z = self._sample(mean, log_variance)
+        image_logits = self.decoder(self._latent(z, self.separation(class_vector)), training=training)
+
+        return {
+            "reconstruction": tf.reduce_sum(
+                tf.nn.sigmoid_cross_entropy_with_logits(labels=images, logits=image_logits),
+                axis=(1, 2, 3),
+            ),
+            "kl": 0.5 * tf.reduce_sum(tf.exp(log_variance) + tf.square(mean) - 1.0 - log_variance, axis=-1),
+            "classifier_loss": tf.nn.softmax_cross_entropy_with_logits(labels=one_hot, logits=class_logits),
+            "classifier_accuracy": tf.cast(
+                tf.equal(tf.argmax(class_logits, axis=-1, output_type=tf.int32), labels), tf.float32
+            ),
+        }
+
+    def _loss_and_terms(self, data, training):
+        images, labels, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        if labels is None or sample_weight is not None:
+            raise ValueError(
+                "ConditionalVAE is trained and evaluated on images and labels, without sample weights. "
+                f"Received: labels={labels}, sample_weight={sample_weight}"
+            )
+        terms = self._objective(images, labels, training)
+        losses = terms["reconstruction"] + self.beta * terms["kl"] + terms["classifier_loss"]
+        terms["negative_elbo"] = terms["reconstruction"] + terms["kl"]
+        terms["loss"] = losses
+        return tf.reduce_mean(losses), terms
+
+    def _track(self, terms):
+        for name, values in terms.items():
+            self._trackers[name].update_state(values)
+        return {name: tracker.result() for name, tracker in self._trackers.items()}
+
+    @property
+    def metrics(self):
+        return list(self._trackers.values())
+
+    def train_step(self, data):
+        with tf.GradientTape() as tape:
+            loss, terms = self._loss_and_terms(data, training=True)
+            scaled_loss = self.optimizer.scale_loss(loss)
+        weights = self.trainable_weights
+        self.optimizer.apply_gradients(zip(tape.gradient(scaled_loss, weights), weights, strict=True))
+        return self._track(terms)
+
+    def test_step(self, data):
+        return self._track(self._loss_and_terms(data, training=False)[1])
+
+    def call(self, inputs, training=False):
+        return self.reconstruct(inputs)
+
+    def compute_output_shape(self, input_shape):
+        return tuple(input_shape)
+
+    # What a trained model can do.
+
+    def classify(self, images):
+        """Returns the classifier's probabilities, of shape `(batch, num_classes)`.
+
+        Args:
+            images: Float tensor of shape `(batch, *image_shape)`, with values in [0, 1].
+        """
+        return tf.nn.softmax(self.classifier(self._images(images), training=False))
+
+    def encode(self, images, labels=None):
+        """Returns the mean and the logarithm of the variance of q(z | x, y).
+
+        Args:
+            images: Float tensor of shape `(batch, *image_shape)`, with values in [0, 1].
+            labels: Integer tensor of shape `(batch,)`, the images' classes. With `None`, the
+                classifier's output.
+
+        Returns:
+            Two tensors of shape `(batch, latent_dim)`.
+        """
+        images = self._images(images)
+        return self.encoder([images, self._class_vector_of(images, labels)], training=False)
+
+    def _class_vector_of(self, images, labels):
+        if labels is not None:
+            return self._one_hot(labels)
+        return self._class_vector(self.classifier(images, training=False))
+
+    def decode(self, z, labels):
+        """Returns the mean images of p(x | z, y).
+
+        Args:
+            z: Float tensor of shape `(batch, latent_dim)`.
+            labels: Integer tensor of shape `(batch,)`.
+
+        Returns:
+            A tensor of shape `(batch, *image_shape)`, with values in [0, 1].
+        """
+        return self._decode(tf.convert_to_tensor(z), self.separation(self._one_hot(labels)))
+
+    def reconstruct(self, images, labels=None):
+        """Returns the images as the model sees them: encoded to the mean of z, and decoded.
+
+        Args:
+            images: Float tensor of shape `(batch, *image_shape)`, with values in [0, 1].
+            labels: Integer tensor of shape `(batch,)`, the images' classes. With `None`, the
+                classifier's output.
+
+        Returns:
+            A tensor of the images' shape.
+        """
+        images = self._images(images)
+        class_vector = self._class_vector_of(images, labels)
+        mean, _ = self.encoder([images, class_vector], training=False)
+        return self._decode(mean, self.separation(class_vector))
+
+    def generate(self, labels, seed=None):
+        """Returns new images of given classes, decoded from z ~ N(0, I).
+
+        Args:
+            labels: Integer tensor of shape `(batch,)`.
+            seed: Integer or `None`. With an integer, the same images each time; with `None`, the
+                next ones of the model's seed generator.
+
+        Returns:
+            A tensor of shape `(batch, *image_shape)`, with values in [0, 1].
+        """
+        one_hot = self._one_hot(labels)
+        shape = (tf.shape(one_hot)[0], self.latent_dim)
+        z = keras.random.normal(shape, seed=self.seed_generator if seed is None else seed)
+        return self._decode(z, self.separation(one_hot))
+
+    def swap(self, images, labels, source_labels=None):
+        """Returns the images redrawn as other classes: z is kept and the class changed.
+
+        Args:
+            images: Float tensor of shape `(batch, *image_shape)`, with values in [0, 1].
+            labels: Integer tensor of shape `(batch,)`, the classes to redraw them as.
+            source_labels: Integer tensor of shape `(batch,)`, the images' own classes, with which
+                they are encoded. With `None`, the classifier's output.
+
+        Returns:
+            A tensor of the images' shape.
+        """
+        mean, _ = self.encode(images, source_labels)
+        return self.decode(mean, labels)
+
+    def traverse(self, labels, values=(-3.0, -1.5, 0.0, 1.5, 3.0), z=None):
+        """Returns images along every latent dimension, one at a time, with the class kept.
+
+        Args:
+            labels: Integer tensor of shape `(batch,)`, the class of each row of images.
+            values: Sequence of floats, the values that a dimension of z takes.
+            z: Float tensor of shape `(batch, latent_dim)`, where the traversals cross. With `None`,
+                the prior's mean, 0.
+
+        Returns:
+            A tensor of shape `(batch, latent_dim, len(values), *image_shape)`.
+        """
+        labels = self._labels(labels)
+        values = tf.convert_to_tensor(values, tf.float32)
+        if values.shape.rank != 1:
+            raise ValueError(f"`values` must be a sequence of floats. Received: shape={values.shape}")
+        z = tf.zeros((tf.shape(labels)[0], self.latent_dim)) if z is None else tf.convert_to_tensor(z)
+        batch, steps = tf.shape(labels)[0], tf.size(values)
+        grid = tf.broadcast_to(
+            z[:, tf.newaxis, tf.newaxis, :], (batch, self.latent_dim, steps, self.latent_dim)
+        )
+        is_moved = tf.eye(self.latent_dim, dtype=tf.bool)[tf.newaxis, :, tf.newaxis, :]
+        grid = tf.where(is_moved, values[tf.newaxis, tf.newaxis, :, tf.newaxis], grid)
+        images = self.decode(
+            tf.reshape(grid, (-1, self.latent_dim)), tf.repeat(labels, self.latent_dim * steps)
+        )
+        return tf.reshape(images, (batch, self.latent_dim, steps, *self.image_shape))
+
+    def morph(self, labels, to_labels, steps=9, z=None):
+        """Returns images on the straight way from one class's code S(y) to another's, with z kept.
+
+        Args:
+            labels: Integer tensor of shape `(batch,)`, the classes to start from.
+            to_labels: Integer tensor of shape `(batch,)`, the classes to arrive at.
+            steps: Integer > 1. The number of images on the way, both ends included.
+            z: Float tensor of shape `(batch, latent_dim)`. With `None`, the prior's mean, 0.
+
+        Returns:
+            A tensor of shape `(batch, steps, *image_shape)`.
+        """
+        steps = _integer("steps", steps, "an integer > 1", least=2)
+        start, end = self.separation(self._one_hot(labels)), self.separation(self._one_hot(to_labels))
+        batch = tf.shape(start)[0]
+        z = tf.zeros((batch, self.latent_dim)) if z is None else tf.convert_to_tensor(z)
+        fraction = tf.cast(tf.linspace(0.0, 1.0, steps), start.dtype)[tf.newaxis, :, tf.newaxis]
+        codes = start[:, tf.newaxis] * (1 - fraction) + end[:, tf.newaxis] * fraction
+        images = self._decode(tf.repeat(z, steps, axis=0), tf.reshape(codes, (-1, self.num_classes)))
+        return tf.reshape(images, (batch, steps, *self.image_shape))
+
+    def get_config(self):
+        layer = self.separation.get_config()
+        config = {
+            "image_shape": list(self.image_shape),
+            "num_classes": self.num_classes,
+            "latent_dim": self.latent_dim,
+            "combine": self.combine,
+            "condition": self.condition,
+            "hard": self.hard,
+            "stop_gradient": self.stop_gradient,
+            "beta": self.beta,
+            "seed": self.seed,
+        }
+        shared = (
+            "separation_factor",
+            "suppression_factor",
+            "k",
+            "trainable_factors",
+            "implementation",
+        )
+        return {**super().get_config(), **config, **{name: layer[name] for name in shared}}

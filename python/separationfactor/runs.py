@@ -1,0 +1,371 @@
+"""Training runs of the reference model: each is a folder that can be continued, repeated and looked at."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import dataclasses
+import json
+import os
+import platform
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from matplotlib.figure import Figure
+
+from separationfactor import data, figures
+from separationfactor.models import ConditionalVAE
+from separationfactor.native import build_info
+
+
+class RunError(ValueError):
+    """A run folder is not as expected; the message names it and what was expected."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What a run is started with.
+
+    Attributes:
+        dataset: What `separationfactor.data.load` takes.
+        epochs: How many times the training part is gone through.
+        batch_size: Images in a training step.
+        learning_rate: Adam's.
+        seed: Seeds the weights, the order of the images and the sampling of z.
+        separation, suppression, k, trainable_factors, combine, condition, hard, stop_gradient, beta,
+            implementation: As `ConditionalVAE` takes them.
+    """
+
+    dataset: str = "digits"
+    epochs: int = 100
+    batch_size: int = 100
+    learning_rate: float = 1e-3
+    seed: int = 0
+    separation: float = 10.0
+    suppression: float = 0.25
+    k: int = 1
+    trainable_factors: bool = False
+    combine: str = "add"
+    condition: str = "label"
+    hard: bool = False
+    stop_gradient: bool = False
+    beta: float = 1.0
+    implementation: str = "auto"
+
+    def __post_init__(self):
+        if self.dataset not in data.NAMES:
+            # A run may be continued from another working directory.
+            object.__setattr__(self, "dataset", str(Path(self.dataset).absolute()))
+        for name in ("epochs", "batch_size"):
+            if getattr(self, name) < 1:
+                raise RunError(f"{name} must be a positive integer. Received: {getattr(self, name)}")
+        if not self.learning_rate > 0:
+            raise RunError(f"learning_rate must be positive. Received: {self.learning_rate}")
+        if self.seed < 0:
+            raise RunError(f"seed must not be negative. Received: {self.seed}")
+
+
+@contextlib.contextmanager
+def written_at_once(path: str | Path) -> Iterator[Path]:
+    """Yields a temporary path beside `path`, which takes its place once the block ends without an error."""
+    path = Path(path)
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def save_figure(figure: Figure, path: str | Path) -> None:
+    """Writes a figure to a file of the path's type, in one step."""
+    with written_at_once(path) as temporary:
+        figure.savefig(temporary, dpi=150, bbox_inches="tight")
+
+
+class Run:
+    """The folder of a run.
+
+    Attributes:
+        folder: Its path.
+    """
+
+    def __init__(self, folder: str | Path):
+        self.folder = Path(folder)
+
+    def __str__(self) -> str:
+        return str(self.folder)
+
+    @property
+    def config_path(self) -> Path:
+        """What the run was started with: options, data, model and environment."""
+        return self.folder / "config.json"
+
+    @property
+    def history_path(self) -> Path:
+        """The metrics of each epoch."""
+        return self.folder / "history.csv"
+
+    @property
+    def model_path(self) -> Path:
+        """The model, its optimizer and its seed generator after the last whole epoch."""
+        return self.folder / "model.keras"
+
+    def exists(self) -> bool:
+        """Returns whether a run was started in the folder."""
+        return self.config_path.is_file()
+
+    def config(self) -> dict[str, Any]:
+        """Returns what the run was started with.
+
+        Raises:
+            RunError: If the folder holds no run.
+        """
+        try:
+            return json.loads(self.config_path.read_text())
+        except FileNotFoundError:
+            raise RunError(f"{self}: expected a run's folder, with a config.json in it") from None
+        except (OSError, ValueError) as error:
+            raise RunError(f"{self.config_path}: cannot be read: {error}") from error
+
+    def options(self) -> Options:
+        """Returns the options the run was started with."""
+        try:
+            return Options(**self.config()["options"])
+        except (KeyError, TypeError) as error:
+            raise RunError(f"{self.config_path}: expected a run's options: {error}") from error
+
+    def history(self) -> dict[str, list[float]]:
+        """Returns, for each column of history.csv, its values by epoch."""
+        rows = self._history_rows()
+        return {name: [row[name] for row in rows] for name in (rows[0] if rows else ())}
+
+    def _history_rows(self) -> list[dict[str, float]]:
+        try:
+            with open(self.history_path, newline="") as file:
+                return [
+                    {name: int(value) if name == "epoch" else float(value) for name, value in row.items()}
+                    for row in csv.DictReader(file)
+                ]
+        except FileNotFoundError:
+            return []
+
+    def model(self) -> ConditionalVAE:
+        """Loads the model as it is after the last whole epoch.
+
+        Raises:
+            RunError: If there is none yet.
+        """
+        self.config()
+        if not self.model_path.is_file():
+            raise RunError(f"{self}: no epoch was finished, so there is no {self.model_path.name} yet")
+        return keras.models.load_model(self.model_path)
+
+    def data(self) -> data.Dataset:
+        """Loads the data the run was started with.
+
+        Raises:
+            RunError: If they are no longer the same.
+            separationfactor.data.DatasetError: If they cannot be loaded.
+        """
+        config = self.config()["dataset"]
+        dataset = data.load(config["source"])
+        if dataset.fingerprint != config["fingerprint"]:
+            raise RunError(
+                f"{self}: its data set {config['source']} has changed since the run was started: "
+                f"expected the checksum {config['fingerprint']}. Received: {dataset.fingerprint}"
+            )
+        return dataset
+
+    def _start(self, options: Options, dataset: data.Dataset, model: ConditionalVAE) -> None:
+        config = {
+            "options": dataclasses.asdict(options),
+            "dataset": {
+                "source": dataset.name,
+                "fingerprint": dataset.fingerprint,
+                "image_shape": dataset.image_shape,
+                "num_classes": dataset.num_classes,
+                "training_images": len(dataset.x_train),
+                "test_images": len(dataset.x_test),
+            },
+            "model": model.get_config(),
+            "environment": {
+                **build_info(),
+                "keras": keras.version(),
+                "numpy": np.__version__,
+                "python": platform.python_version(),
+                "platform": platform.platform(),
+            },
+        }
+        self._write_config(config)
+
+    def _write_config(self, config: dict[str, Any]) -> None:
+        with written_at_once(self.config_path) as temporary:
+            temporary.write_text(json.dumps(config, indent=2) + "\n")
+
+
+class _Batches(keras.utils.PyDataset):
+    """The training images in an order that depends on the seed and the epoch alone."""
+
+    def __init__(self, dataset: data.Dataset, batch_size: int, seed: int):
+        super().__init__()
+        self._images, self._labels = dataset.x_train, dataset.y_train
+        self._batch_size, self._seed = batch_size, seed
+        self.shuffle(0)
+
+    def shuffle(self, epoch: int) -> None:
+        self._order = np.random.default_rng((self._seed, epoch)).permutation(len(self._labels))
+
+    def __len__(self) -> int:
+        return -(-len(self._labels) // self._batch_size)
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        batch = self._order[index * self._batch_size : (index + 1) * self._batch_size]
+        return self._images[batch], self._labels[batch]
+
+
+class _Record(keras.callbacks.Callback):
+    """Shuffles before each epoch; after it writes down its metrics, then the model."""
+
+    def __init__(self, run: Run, batches: _Batches, rows: list[dict[str, float]]):
+        super().__init__()
+        self._run, self._batches, self._rows = run, batches, rows
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._batches.shuffle(epoch)
+
+    def on_epoch_end(self, epoch, logs=None):
+        self._rows.append({"epoch": epoch + 1, **(logs or {})})
+        with (
+            written_at_once(self._run.history_path) as temporary,
+            open(temporary, "w", newline="") as file,
+        ):
+            writer = csv.DictWriter(file, self._rows[0])
+            writer.writeheader()
+            writer.writerows(self._rows)
+        # The model comes last: what it has been through is what counts when a run is continued.
+        with written_at_once(self._run.model_path) as temporary:
+            self.model.save(temporary)
+
+
+def train(output: str | Path, *, resume: bool = False, verbose: Any = "auto", **options: Any) -> Run:
+    """Trains a `ConditionalVAE` and draws what it has learned.
+
+    The folder holds `config.json`, `history.csv`, TensorBoard events, `model.keras` and, in the end, the
+    pictures that `draw` makes. Files but the events are written in one step each. A run that was interrupted
+    goes on from its last whole epoch to the result it would have had: the seed determines a run, bit for
+    bit on one machine's CPU, for which TensorFlow's ops are made deterministic in this process.
+
+    Args:
+        output: The run's folder. Unless `resume`, it must be new or empty.
+        resume: Whether to continue a run that is there. With none there, one is started.
+        verbose: As `keras.Model.fit` takes it: 0 is silent, 1 shows progress bars, 2 a line an epoch.
+        **options: Fields of `Options`. With `resume`, those given must be the run's own, except that
+            more `epochs` make it go on for longer.
+
+    Returns:
+        The run.
+
+    Raises:
+        RunError: If the folder is not as above, or an option's value is none.
+        separationfactor.data.DatasetError: If the data set is missing or malformed.
+    """
+    run = Run(output)
+    if run.exists():
+        if not resume:
+            raise RunError(f"{run}: holds a run already. Continue it (resume), or choose another folder")
+        chosen = _continued(run, options)
+    else:
+        if run.folder.exists() and (not run.folder.is_dir() or any(run.folder.iterdir())):
+            raise RunError(f"{run}: expected a new or empty folder, or a run's to continue")
+        chosen = Options(**options)
+
+    tf.config.experimental.enable_op_determinism()
+    keras.utils.set_random_seed(chosen.seed)
+    if run.exists():
+        dataset = run.data()
+    else:
+        dataset = data.load(chosen.dataset)
+        fresh = _new_model(chosen, dataset)
+        run.folder.mkdir(parents=True, exist_ok=True)
+        run._start(chosen, dataset, fresh)
+    model = run.model() if run.model_path.exists() else _new_model(chosen, dataset)
+    batches = _Batches(dataset, chosen.batch_size, chosen.seed)
+    epoch = int(model.optimizer.iterations) // len(batches)
+    if epoch < chosen.epochs:
+        model.fit(
+            batches,
+            validation_data=(dataset.x_test, dataset.y_test),
+            validation_batch_size=chosen.batch_size,
+            initial_epoch=epoch,
+            epochs=chosen.epochs,
+            verbose=verbose,
+            callbacks=[
+                keras.callbacks.TensorBoard(run.folder / "tensorboard", write_graph=False),
+                _Record(run, batches, run._history_rows()[:epoch]),
+            ],
+        )
+    draw(run, model, dataset)
+    return run
+
+
+def _continued(run: Run, given: dict[str, Any]) -> Options:
+    """Returns the options of a run that goes on, with as many epochs as are given now."""
+    own = run.options()
+    longer = dataclasses.replace(own, **given)
+    for name in given:
+        before, now = getattr(own, name), getattr(longer, name)
+        if now != before and (name != "epochs" or now < before):
+            raise RunError(
+                f"{run}: was started with {name}={before}, and is continued with that"
+                f"{' or more' if name == 'epochs' else ''}. Received: {name}={now}"
+            )
+    if longer != own:
+        run._write_config({**run.config(), "options": dataclasses.asdict(longer)})
+    return longer
+
+
+def _new_model(options: Options, dataset: data.Dataset) -> ConditionalVAE:
+    try:
+        model = ConditionalVAE(
+            dataset.image_shape,
+            dataset.num_classes,
+            separation_factor=options.separation,
+            suppression_factor=options.suppression,
+            k=options.k,
+            trainable_factors=options.trainable_factors,
+            combine=options.combine,
+            condition=options.condition,
+            hard=options.hard,
+            stop_gradient=options.stop_gradient,
+            beta=options.beta,
+            implementation=options.implementation,
+            seed=options.seed,
+        )
+    except (ValueError, RuntimeError) as error:
+        raise RunError(f"the model does not take the options: {error}") from error
+    model.compile(keras.optimizers.Adam(options.learning_rate))
+    return model
+
+
+def draw(run: Run, model: ConditionalVAE, dataset: data.Dataset) -> list[Path]:
+    """Draws a run's pictures into its folder and returns their paths."""
+    shown = slice(0, 12)
+    each_class = figures.one_of_each_class(dataset.y_test, dataset.num_classes)
+    classes = range(dataset.num_classes)
+    pictures = {
+        "training-curves": figures.training_curves(run.history()),
+        "reconstructions": figures.reconstructions(model, dataset.x_test[shown], dataset.y_test[shown]),
+        "samples": figures.samples(model),
+        "class-swap": figures.class_swap(model, dataset.x_test[each_class], dataset.y_test[each_class]),
+        "traversals": figures.traversals(model, label=0),
+        "morphs": figures.morphs(model, [(label, (label + 1) % len(classes)) for label in classes]),
+    }
+    paths = [run.folder / f"{name}.png" for name in pictures]
+    for path, figure in zip(paths, pictures.values(), strict=True):
+        save_figure(figure, path)
+    return paths
