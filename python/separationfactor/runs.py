@@ -286,19 +286,17 @@ def train(output: str | Path, *, resume: bool = False, verbose: Any = "auto", **
 
     tf.config.experimental.enable_op_determinism()
     keras.utils.set_random_seed(chosen.seed)
-    if run.exists():
-        dataset = run.data()
-    else:
-        dataset = data.load(chosen.dataset)
-        fresh = _new_model(chosen, dataset)
-        run.folder.mkdir(parents=True, exist_ok=True)
-        run._start(chosen, dataset, fresh)
+    dataset = run.data() if run.exists() else data.load(chosen.dataset)
     model = run.model() if run.model_path.exists() else _new_model(chosen, dataset)
+    if not run.exists():
+        run.folder.mkdir(parents=True, exist_ok=True)
+        run._start(chosen, dataset, model)
     batches = _Batches(dataset, chosen.batch_size, chosen.seed)
     epoch = int(model.optimizer.iterations) // len(batches)
     if epoch < chosen.epochs:
         model.fit(
             batches,
+            shuffle=False,  # the batches are shuffled already, and Keras would add an order of its own
             validation_data=(dataset.x_test, dataset.y_test),
             validation_batch_size=chosen.batch_size,
             initial_epoch=epoch,
@@ -345,6 +343,7 @@ def _new_model(options: Options, dataset: data.Dataset) -> ConditionalVAE:
             beta=options.beta,
             implementation=options.implementation,
             seed=options.seed,
+            name="conditional_vae",
         )
     except (ValueError, RuntimeError) as error:
         raise RunError(f"the model does not take the options: {error}") from error

@@ -59,7 +59,9 @@ class ConditionalVAE(keras.Model):
             its own likelihood trains the classifier.
         beta: Float >= 0. The weight of the KL divergence
             ([Higgins et al., 2017](https://openreview.net/forum?id=Sy2fzU9gl)).
-        seed: Integer or `None`. Seeds the sampling of z. With `None`, a random one.
+        seed: Integer or `None`. Seeds the sampling of z. With `None`, a random one. To repeat a training
+            bit for bit on the CPU, also call `keras.utils.set_random_seed` and
+            `tf.config.experimental.enable_op_determinism`.
         **kwargs: Base model keyword arguments, such as `name` and `dtype`.
 
     Call arguments:
@@ -276,10 +278,12 @@ class ConditionalVAE(keras.Model):
                 f"Received: labels={labels}, sample_weight={sample_weight}"
             )
         terms = self._objective(images, labels, training)
-        losses = terms["reconstruction"] + self.beta * terms["kl"] + terms["classifier_loss"]
         terms["negative_elbo"] = terms["reconstruction"] + terms["kl"]
-        terms["loss"] = losses
-        return tf.reduce_mean(losses), terms
+        # TensorFlow's graph optimizer orders a chain of additions now one way, now another; a sum it keeps.
+        terms["loss"] = tf.reduce_sum(
+            tf.stack([terms["reconstruction"], self.beta * terms["kl"], terms["classifier_loss"]]), axis=0
+        )
+        return tf.reduce_mean(terms["loss"]), terms
 
     def _track(self, terms):
         for name, values in terms.items():
@@ -443,6 +447,15 @@ class ConditionalVAE(keras.Model):
         codes = start[:, tf.newaxis] * (1 - fraction) + end[:, tf.newaxis] * fraction
         images = self._decode(tf.repeat(z, steps, axis=0), tf.reshape(codes, (-1, self.num_classes)))
         return tf.reshape(images, (batch, steps, *self.image_shape))
+
+    # Keras saves the weights of a model's layers. That a continued training draws the samples it would have
+    # drawn takes the state of the seed generator as well.
+
+    def save_own_variables(self, store):
+        store["seed_generator"] = self.seed_generator.state.numpy()
+
+    def load_own_variables(self, store):
+        self.seed_generator.state.assign(store["seed_generator"])
 
     def get_config(self):
         layer = self.separation.get_config()
