@@ -6,6 +6,7 @@ Environment variables:
     MAX_JOBS                 how many files are compiled at a time
 """
 
+import functools
 import json
 import os
 import shutil
@@ -20,6 +21,8 @@ ROOT = Path(__file__).resolve().parent
 VERSION = "0.1.0"
 # What is built for, and what the extras bring, where the environment has no TensorFlow of its own.
 DEFAULT_TENSORFLOW = "2.21"
+# What a source distribution needs beside the Python files.
+SOURCES = ["CMakeLists.txt", *(str(path.relative_to(ROOT)) for path in ROOT.glob("cc/**/*.*"))]
 NATIVE = os.environ.get("SEPARATIONFACTOR_NATIVE", "on").lower() not in ("off", "0", "false", "no")
 
 PROBE = """
@@ -34,6 +37,7 @@ print(json.dumps({
 """
 
 
+@functools.cache
 def find_tensorflow():
     """Describes the TensorFlow to build for, or returns None where there is none.
 
@@ -102,6 +106,7 @@ class CMakeBuild(build_ext):
             f"-DTENSORFLOW_LIBRARY={Path(tensorflow['library']) / library}",
             f"-DTENSORFLOW_COMPILE_OPTIONS={';'.join(options)}",
             "-DSEPARATIONFACTOR_PYTHON=ON",
+            "-DSEPARATIONFACTOR_TESTS=OFF",
             f"-DPython_EXECUTABLE={sys.executable}",
             f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
         ]  # fmt: skip
@@ -150,13 +155,14 @@ setup(
     version=VERSION,
     package_dir={"": "python"},
     packages=["separationfactor", "separationfactor.models"],
-    ext_modules=[Extension("separationfactor_core", [])] if NATIVE else [],
+    ext_modules=[Extension("separationfactor_core", [], depends=SOURCES)] if NATIVE else [],
     cmdclass={"build_ext": CMakeBuild},
     # setuptools reports these as build requirements, so an isolated build gets them installed.
     setup_requires=BUILD_REQUIREMENTS,
     extras_require={
         "cpu": [f"tensorflow-cpu=={TENSORFLOW}.*"],
         "gpu": [f"tensorflow[and-cuda]=={TENSORFLOW}.*"],
-        "test": ["pytest>=8", "hypothesis>=6.100", "ruff", "clang-format"],
+        # The formatters are pinned, as each version formats a little differently.
+        "test": ["pytest>=8", "hypothesis>=6.100", "ruff==0.17.6", "clang-format==23.1.5"],
     },
 )

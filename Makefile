@@ -1,0 +1,68 @@
+# `make demo` and `make test` each make the environment they need, in .venv, and do their work.
+#
+#   PYTHON       the interpreter to make the environment with
+#   TENSORFLOW   the version of TensorFlow to build for
+#   VENV         where the environment is made
+
+PYTHON ?= python3
+TENSORFLOW ?= 2.21
+VENV ?= .venv
+BIN = $(VENV)/bin
+
+# The demo's run. A KL divergence of little weight leaves z the style of an 8 x 8 digit.
+RUN ?= runs/demo
+EPOCHS ?= 60
+DEMO = train --dataset digits --epochs $(EPOCHS) --batch-size 50 --learning-rate 2e-3 --beta 0.2 --seed 1
+
+export TF_CPP_MIN_LOG_LEVEL ?= 2
+export MPLBACKEND ?= agg
+
+SOURCES = setup.py pyproject.toml CMakeLists.txt $(shell find cc python -name '*.py' -o -name '*.cc' -o -name '*.h')
+CXX_FILES = $(shell find cc tests -name '*.cc' -o -name '*.h')
+
+.PHONY: demo test lint core-test python-test short-demo develop clean
+
+demo: $(VENV)/installed
+	$(BIN)/separationfactor $(DEMO) --output $(RUN) --resume
+
+test: lint core-test python-test short-demo
+
+# The compiled code and the command line together, on few epochs.
+short-demo: $(VENV)/installed
+	rm -rf build/short-demo
+	$(MAKE) demo EPOCHS=2 RUN=build/short-demo
+	$(BIN)/separationfactor traverse build/short-demo --label 1 --to 4
+	$(BIN)/separationfactor info
+
+lint: $(VENV)/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/clang-format --dry-run -Werror $(CXX_FILES)
+
+core-test: $(VENV)/installed
+	$(BIN)/cmake -S . -B build/core -DSEPARATIONFACTOR_SANITIZE=address,undefined -DCMAKE_BUILD_TYPE=RelWithDebInfo
+	$(BIN)/cmake --build build/core --parallel
+	$(BIN)/ctest --test-dir build/core --output-on-failure
+
+python-test: $(VENV)/installed
+	$(BIN)/python -m pytest
+
+# The developer's environment: an editable install, whose compiled code `python setup.py build_ext --inplace`
+# rebuilds, compiling what has changed.
+develop: $(VENV)/tensorflow
+	$(BIN)/pip install --quiet 'setuptools>=77' cmake ninja 'pybind11>=2.12'
+	$(BIN)/pip install --quiet --no-build-isolation --editable '.[test]'
+	touch $(VENV)/installed
+
+$(VENV)/tensorflow:
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade pip
+	$(BIN)/pip install --quiet 'tensorflow-cpu==$(TENSORFLOW).*'
+	touch $@
+
+$(VENV)/installed: $(VENV)/tensorflow $(SOURCES)
+	$(BIN)/pip install --quiet cmake '.[test]'
+	touch $@
+
+clean:
+	rm -rf build dist $(VENV) python/*.egg-info

@@ -1,0 +1,213 @@
+"""How the compiled op is found, chosen and reported, and what happens where it cannot be."""
+
+import json
+import os
+import subprocess
+import sys
+import types
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import separationfactor as sf
+from conftest import needs_native
+from separationfactor import native
+
+ROOT = Path(__file__).parents[1]
+VARIABLE = "SEPARATIONFACTOR_IMPLEMENTATION"
+
+
+@pytest.fixture
+def unavailable(monkeypatch):
+    """A process in which the library did not load."""
+    monkeypatch.delenv(VARIABLE, raising=False)
+    monkeypatch.setattr(native, "ops", None)
+    monkeypatch.setattr(native, "why_unavailable", "it was built for X and this is Y; to mend it: Z")
+    native._warn_once.cache_clear()
+    yield
+    native._warn_once.cache_clear()
+
+
+def install(folder, monkeypatch, build, library=b""):
+    """Makes `native` look at a folder in place of the package's."""
+    if build is not None:
+        (folder / "_build.json").write_text(json.dumps(build))
+        (folder / "_ops.so").write_bytes(library)
+    monkeypatch.setattr(native, "_FOLDER", folder)
+
+
+def test_without_compiled_code(tmp_path, monkeypatch):
+    install(tmp_path, monkeypatch, None)
+    ops, why = native._load()
+    assert ops is None
+    assert "installed without compiled code" in why
+    assert "pip install" in why
+
+
+def test_built_for_another_tensorflow(tmp_path, monkeypatch):
+    install(tmp_path, monkeypatch, {"tensorflow": "1.15.0"})
+    ops, why = native._load()
+    assert ops is None
+    assert "built for TensorFlow 1.15.0" in why
+    assert f"this is TensorFlow {tf.__version__}" in why
+    assert "pip install --force-reinstall" in why
+
+
+@pytest.mark.parametrize("library", [b"", b"no library"])
+def test_a_library_that_does_not_load(tmp_path, monkeypatch, library):
+    install(tmp_path, monkeypatch, {"tensorflow": tf.__version__}, library)
+    ops, why = native._load()
+    assert ops is None
+    assert f"built for TensorFlow {tf.__version__}, does not load" in why
+    assert "pip install --force-reinstall" in why
+
+
+def test_a_library_that_is_missing(tmp_path, monkeypatch):
+    install(tmp_path, monkeypatch, {"tensorflow": tf.__version__})
+    (tmp_path / "_ops.so").unlink()
+    ops, why = native._load()
+    assert ops is None
+    assert "does not load" in why
+
+
+def test_auto_falls_back_with_one_warning(unavailable):
+    x = np.array([[1.0, 3.0, 2.0]], np.float32)
+    with pytest.warns(RuntimeWarning, match="built for X and this is Y; to mend it: Z"):
+        y = sf.separate(x)
+    np.testing.assert_array_equal(y, [[0, 3, 0]])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        sf.separate(x)
+        sf.KSparse(1)(x)
+
+
+def test_native_is_an_error_where_it_is_not(unavailable):
+    for call in (
+        lambda: sf.separate([1.0], implementation="native"),
+        lambda: sf.KSparse(1, implementation="native"),
+    ):
+        with pytest.raises(RuntimeError, match="compiled op is not available: it was built for X"):
+            call()
+
+
+def test_asking_for_tf_warns_of_nothing(unavailable, monkeypatch):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        sf.separate([1.0], implementation="tf")
+        monkeypatch.setenv(VARIABLE, "tf")
+        sf.separate([1.0])
+
+
+def test_build_info_says_what_the_warning_says(unavailable):
+    info = sf.build_info()
+    assert info["native"] is False
+    assert info["why_not_native"] == native.why_unavailable
+    assert info["implementation"] == "tf"
+    assert info["instruction_set"] is None
+
+
+@needs_native
+def test_build_info(monkeypatch):
+    monkeypatch.delenv(VARIABLE, raising=False)
+    info = sf.build_info()
+    assert info["version"] == sf.__version__
+    assert info["tensorflow"] == tf.__version__
+    assert info["built_for_tensorflow"].split(".")[:2] == tf.__version__.split(".")[:2]
+    assert info["native"] is True
+    assert info["why_not_native"] is None
+    assert info["implementation"] == "native"
+    assert info["compiler"]
+    assert "-march" not in info["flags"]
+    assert json.loads(json.dumps(info)) == info
+
+
+@needs_native
+@pytest.mark.parametrize(("value", "meaning"), [("tf", "tf"), ("native", "native"), ("", "native")])
+def test_the_environment_says_what_auto_means(monkeypatch, value, meaning):
+    monkeypatch.setenv(VARIABLE, value)
+    assert native.resolve("auto") == meaning
+    assert native.resolve("tf") == "tf"
+    assert native.resolve("native") == "native"
+
+
+def test_a_wrong_environment(monkeypatch):
+    monkeypatch.setenv(VARIABLE, "cuda")
+    with pytest.raises(ValueError, match=f"`{VARIABLE}` must be one of 'auto', 'native', 'tf'.*'cuda'"):
+        sf.separate([1.0])
+
+
+@needs_native
+def test_another_process_without_the_library(tmp_path):
+    """The whole way: a package beside a library of another TensorFlow, imported anew."""
+    package = tmp_path / "separationfactor"
+    package.mkdir()
+    source = Path(sf.__file__).parent
+    for file in source.rglob("*.py"):
+        copy = package / file.relative_to(source)
+        copy.parent.mkdir(exist_ok=True)
+        copy.write_bytes(file.read_bytes())
+    (package / "_build.json").write_text('{"tensorflow": "2.3.0"}')
+    program = (
+        "import separationfactor as sf, keras, numpy as np;"
+        "model = keras.Sequential([keras.layers.Dense(4), sf.KSparse(2), keras.layers.Dense(1)]);"
+        "model.compile('sgd', 'mse'); model.fit(np.ones((4, 3)), np.ones((4, 1)), verbose=0);"
+        "print(sf.build_info()['why_not_native'])"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    environment.pop(VARIABLE, None)
+    result = subprocess.run(
+        [sys.executable, "-c", program],
+        env=environment,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "built for TensorFlow 2.3.0" in result.stdout
+    assert result.stderr.count("RuntimeWarning: separationfactor runs on plain TensorFlow ops") == 1
+
+
+# The build
+
+
+def setup_py(*arguments, **environment):
+    return subprocess.run(
+        [sys.executable, "setup.py", *arguments],
+        cwd=ROOT,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_a_missing_compiler_is_explained(tmp_path):
+    result = setup_py("build_ext", "--build-lib", str(tmp_path), CXX="no-such-compiler")
+    assert result.returncode != 0
+    assert "no C++ compiler was found (looked for no-such-compiler)" in result.stderr
+    assert "SEPARATIONFACTOR_NATIVE=off pip install" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_the_package_can_be_built_without_compiled_code(tmp_path):
+    result = setup_py("build", "--build-base", str(tmp_path), SEPARATIONFACTOR_NATIVE="off", CXX="none")
+    assert result.returncode == 0, result.stderr
+    built = {path.name for path in tmp_path.rglob("*") if path.is_file()}
+    assert "layers.py" in built
+    assert not any(name.endswith(".so") for name in built)
+
+
+def test_every_public_name_is_documented():
+    public = [getattr(sf, name) for name in sf.__all__]
+    for thing in [*public, sf.models.ConditionalVAE]:
+        if isinstance(thing, types.ModuleType):
+            continue
+        assert thing.__doc__
+        for name, member in vars(thing).items() if isinstance(thing, type) else ():
+            # What Keras defines is documented there.
+            inherited = any(hasattr(base, name) for base in thing.__mro__[1:])
+            if not name.startswith("_") and callable(member) and not inherited:
+                assert member.__doc__, f"{thing.__name__}.{name}"
