@@ -4,13 +4,12 @@ import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
+import keras
 import pytest
 import tensorflow as tf
+from tensorflow.python.framework.config import disable_op_determinism
 
 from separationfactor import native
-
-# Tests compare bits, and find out whether the op is one of those that determinism forbids.
-tf.config.experimental.enable_op_determinism()
 
 needs_native = pytest.mark.skipif(
     native.ops is None, reason=f"the compiled op is not available: {native.why_unavailable}"
@@ -21,3 +20,19 @@ needs_native = pytest.mark.skipif(
 def implementation(request):
     """Runs a test on the compiled op and on plain TensorFlow ops."""
     return request.param
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    keras.utils.set_random_seed(1)
+
+
+@pytest.fixture(scope="module")
+def deterministic():
+    """Lets a module's tests compare the bits of whole trainings.
+
+    Not for all tests: while it is on, Keras compiles nothing with XLA.
+    """
+    tf.config.experimental.enable_op_determinism()
+    yield
+    disable_op_determinism()

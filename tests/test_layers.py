@@ -10,6 +10,7 @@ import tensorflow as tf
 
 import oracle
 import separationfactor as sf
+from conftest import needs_native
 from separationfactor import layers
 
 POLICIES = ["float32", "float64", "bfloat16", "float16", "mixed_bfloat16", "mixed_float16"]
@@ -46,12 +47,13 @@ CASES = {
     "k-sparse over the batch": (sf.KSparse, {"k": 1, "axis": 0}, (1, 1.0, 0.0, 0, "value")),
 }
 cases = pytest.mark.parametrize("case", CASES)
+# Those that fit into a model of vectors.
+row_cases = pytest.mark.parametrize("case", ["separation", "separation, trainable", "k-sparse"])
 
 
 @pytest.fixture(autouse=True)
 def fresh_keras():
     keras.utils.clear_session(free_memory=False)
-    keras.utils.set_random_seed(1)
 
 
 def make(case, **kwargs):
@@ -245,17 +247,13 @@ def test_docstring_examples(module):
 # Models
 
 
-@cases
+@row_cases
 @pytest.mark.parametrize(
     "compile_arguments",
     [{"run_eagerly": True}, {"jit_compile": False}, {"jit_compile": "auto"}, {"jit_compile": True}],
     ids=str,
 )
 def test_fit(implementation, case, compile_arguments):
-    if CASES[case][0] is sf.KSparse and CASES[case][1].get("axis") in (0, -2):
-        case = "k-sparse"
-    if "axis 1" in case:
-        case = "separation"
     layer = make(case, implementation=implementation)
     if compile_arguments == {"jit_compile": True} and not layer.supports_jit:
         with pytest.warns(UserWarning, match="doesn't support `jit_compile=True`"):
@@ -267,14 +265,11 @@ def test_fit(implementation, case, compile_arguments):
     assert losses[-1] < losses[0]
 
 
-@cases
+@needs_native
+@row_cases
 def test_both_implementations_train_alike(case):
-    if "axis" in case or "batch" in case or "inference" in case:
-        pytest.skip("the model's input has rank 2")
     losses = []
     for implementation in ("native", "tf"):
-        if implementation == "native" and sf.native.ops is None:
-            pytest.skip(f"the compiled op is not available: {sf.native.why_unavailable}")
         keras.utils.set_random_seed(1)
         model = model_with(make(case, implementation=implementation), jit_compile=False)
         losses.append(fit(model, epochs=3))
@@ -282,7 +277,7 @@ def test_both_implementations_train_alike(case):
 
 
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
-@pytest.mark.parametrize("case", ["separation", "separation, trainable", "k-sparse"])
+@row_cases
 def test_fit_in_mixed_precision(implementation, case, policy):
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy(policy)
@@ -301,7 +296,7 @@ def test_supports_jit_is_the_implementations(implementation):
         )
 
 
-@pytest.mark.parametrize("case", ["separation", "separation, trainable", "k-sparse"])
+@row_cases
 def test_saved_model_is_the_same_model(implementation, case, tmp_path):
     model = model_with(make(case, name="selecting", implementation=implementation))
     fit(model)

@@ -12,6 +12,8 @@ import oracle
 from conftest import needs_native
 from separationfactor.models import ConditionalVAE, conditional_vae
 
+pytestmark = pytest.mark.usefixtures("deterministic")
+
 SHAPE = (8, 8, 1)
 
 
@@ -232,7 +234,7 @@ def test_mixed_precision(policy):
 
 
 @pytest.fixture(scope="module")
-def trained():
+def trained(deterministic):
     model = make()
     fit(model, epochs=40)
     return model

@@ -15,6 +15,8 @@ import pytest
 import separationfactor as sf
 from separationfactor import cli, data, runs
 
+pytestmark = pytest.mark.usefixtures("deterministic")
+
 PICTURES = ["class-swap", "morphs", "reconstructions", "samples", "training-curves", "traversals"]
 
 
@@ -39,7 +41,7 @@ def train(dataset_path, output, **options):
 
 
 @pytest.fixture(scope="module")
-def whole(dataset_path, tmp_path_factory):
+def whole(dataset_path, tmp_path_factory, deterministic):
     return train(dataset_path, tmp_path_factory.mktemp("runs") / "whole")
 
 
