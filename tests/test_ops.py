@@ -154,6 +154,21 @@ def test_plain_under_xla(dtype, as_tensor):
             )
 
 
+def test_auto_is_compiled_by_xla():
+    x = np.random.default_rng(0).standard_normal((6, 33)).astype(np.float32)
+
+    @tf.function(jit_compile=True)
+    def value_and_gradient(x):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = sf.separate(x, 5, 2.0, 0.25)
+        return y, tape.gradient(y, x, output_gradients=x)
+
+    expected = oracle.separate(x, 5, 2.0, 0.25)
+    for actual in value_and_gradient(tf.constant(x)):
+        oracle.assert_same(actual, expected)
+
+
 def test_any_leading_dimensions(implementation):
     rng = np.random.default_rng(0)
     for shape in [(5,), (1, 5), (2, 3, 5), (2, 1, 3, 1, 5)]:
@@ -325,7 +340,7 @@ def test_the_op_works_in_place_where_it_may():
 # Errors
 
 
-@pytest.mark.parametrize("k", [-1, 6, 2**40])
+@pytest.mark.parametrize("k", [-1, 6, 2**32 + 1, 2**40])
 def test_k_out_of_range(implementation, k):
     x = tf.zeros((2, 5))
     message = rf"k must be in \[0, n\].*{k}"

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import tensorflow as tf
+from tensorflow.python.ops import control_flow_util
 
 _FOLDER = Path(__file__).parent
 _ENVIRONMENT_VARIABLE = "SEPARATIONFACTOR_IMPLEMENTATION"
@@ -65,7 +66,7 @@ def resolve(implementation: str) -> str:
     Args:
         implementation: "native" (the compiled op), "tf" (plain TensorFlow ops), or "auto": what the
             environment variable `SEPARATIONFACTOR_IMPLEMENTATION` says, else native where it loads and
-            otherwise tf, with one warning.
+            otherwise tf, with one warning. What XLA is to compile is tf's without a warning.
 
     Raises:
         ValueError: If `implementation` or the environment variable is none of these.
@@ -82,7 +83,7 @@ def resolve(implementation: str) -> str:
     if implementation == "tf":
         return "tf"
     if ops is not None:
-        return "native"
+        return "native" if implementation == "native" or not in_xla_context() else "tf"
     if implementation == "native":
         raise RuntimeError(f"separationfactor's compiled op is not available: {why_unavailable}")
     _warn_once(
@@ -90,6 +91,13 @@ def resolve(implementation: str) -> str:
         f"compiled op is not available: {why_unavailable}"
     )
     return "tf"
+
+
+def in_xla_context() -> bool:
+    """Returns whether the function that is being traced is one for XLA to compile."""
+    return not tf.executing_eagerly() and control_flow_util.GraphOrParentsInXlaContext(
+        tf.compat.v1.get_default_graph()
+    )
 
 
 def supports_jit(implementation: str) -> bool:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import numpy as np
 import tensorflow as tf
-from tensorflow.python.ops import control_flow_util
+
+from separationfactor import native
 
 # Numbers added at a time by `sum_selected`; cc/core/separate.cc adds in the same order.
 _GROUP = 64
@@ -30,7 +31,7 @@ def _kth_greatest(scores: tf.Tensor, k: tf.Tensor, static_k: int | None) -> tf.T
     """Returns the k-th greatest number of each row, as a column; the greatest where k is 0."""
     if static_k is not None and static_k <= 1:
         return tf.reduce_max(scores, axis=-1, keepdims=True)
-    if static_k is None and control_flow_util.GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph()):
+    if static_k is None and native.in_xla_context():
         # XLA compiles top_k for one k only, and a sort for all.
         ordered = tf.sort(scores, axis=-1, direction="DESCENDING")
         return tf.gather(ordered, tf.maximum(k, 1)[tf.newaxis] - 1, axis=-1)
