@@ -162,6 +162,8 @@ setup(
     extras_require={
         "cpu": [f"tensorflow-cpu=={TENSORFLOW}.*"],
         "gpu": [f"tensorflow[and-cuda]=={TENSORFLOW}.*"],
+        # Rivals of `separationfactor benchmark`.
+        "benchmark": ["torch", "jax"],
         # The formatters are pinned, as each version formats a little differently.
         "test": ["pytest>=8", "hypothesis>=6.100", "ruff==0.17.6", "clang-format==23.1.5"],
     },

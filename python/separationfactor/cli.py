@@ -11,7 +11,7 @@ import rich
 from click.core import ParameterSource
 from rich.table import Table
 
-from separationfactor import __version__, data, figures, native, runs
+from separationfactor import __version__, benchmark, data, figures, native, runs
 
 
 def _reports_errors(command):
@@ -30,7 +30,7 @@ def _reports_errors(command):
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
 @click.version_option(__version__)
 def main():
-    """Trains and shows the reference conditional VAE of the separation layer."""
+    """Fused top-k masking: its benchmark, and the reference conditional VAE that uses it."""
 
 
 def _default(name):
@@ -145,6 +145,9 @@ def info():
     for name, value in native.build_info().items():
         table.add_row(name.replace("_", " "), str(value))
     rich.get_console().print(table)
+
+
+main.add_command(benchmark.main)
 
 
 if __name__ == "__main__":

@@ -38,14 +38,15 @@ def _kth_greatest(scores: tf.Tensor, k: tf.Tensor, static_k: int | None) -> tf.T
     return tf.math.top_k(scores, static_k or tf.maximum(k, 1)).values[..., -1:]
 
 
-def _checked_k(k: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
+def _checked_k(k: tf.Tensor, static_k: int | None, x: tf.Tensor) -> tf.Tensor:
     """Returns k once it is known to lie in [0, n]."""
-    n = tf.shape(x, out_type=k.dtype)[-1]
-    if tf.executing_eagerly():
-        if not 0 <= k <= n:
-            message = f"k must be in [0, n]. Received: k = {k.numpy()}, n = {n.numpy()}"
+    n = x.shape[-1] if x.shape.rank is not None else None
+    if static_k is not None and n is not None:
+        if not 0 <= static_k <= n:
+            message = f"k must be in [0, n]. Received: k = {static_k}, n = {n}"
             raise tf.errors.InvalidArgumentError(None, None, message)
         return k
+    n = tf.shape(x, out_type=k.dtype)[-1]
     check = tf.debugging.Assert((k >= 0) & (k <= n), ["k must be in [0, n]. Received: k =", k, ", n =", n])
     with tf.control_dependencies([check]):
         return tf.identity(k)
@@ -54,7 +55,7 @@ def _checked_k(k: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
 def select(x: tf.Tensor, k: tf.Tensor, by: str) -> tf.Tensor:
     """Returns which entries of each row are among its k greatest, a bool tensor of x's shape."""
     static_k = tf.get_static_value(k)
-    k = _checked_k(k, x)
+    k = _checked_k(k, static_k, x)
     scores = _scores(x, by)
     is_nan = tf.math.is_nan(x)
     # NaN joins +inf for now: no number lies between them, so the threshold stays right.
