@@ -1,20 +1,22 @@
 // What the kernels need to know of each element type: how its numbers convert, and how its scores are ordered.
+//
+// The namespace is unnamed because files compiled for different instruction sets include this: see simd-inl.h.
 
 #ifndef SEPARATIONFACTOR_CORE_DTYPES_H_
 #define SEPARATIONFACTOR_CORE_DTYPES_H_
 
 #include <cstdint>
-#include <cstring>
 
 #include "core/separate.h"
 
 namespace separationfactor {
+namespace {
 
 template <class To, class From>
 inline To BitCast(From from) {
   static_assert(sizeof(To) == sizeof(From), "a bit cast keeps the size");
   To to;
-  std::memcpy(&to, &from, sizeof(to));
+  __builtin_memcpy(&to, &from, sizeof(to));
   return to;
 }
 
@@ -119,6 +121,7 @@ inline void WithDType(DType dtype, Function&& function) {
   }
 }
 
+}  // namespace
 }  // namespace separationfactor
 
 #endif  // SEPARATIONFACTOR_CORE_DTYPES_H_

@@ -1,101 +1,46 @@
 #include "core/separate.h"
 
 #include <algorithm>
-#include <cmath>
-#include <functional>
-#include <limits>
+#include <memory>
 #include <utility>
 #include <vector>
 
 #include "core/dtypes.h"
 #include "core/flush_denormals.h"
+#include "core/instruction_set.h"
+#include "core/kernels.h"
 
 namespace separationfactor {
 namespace {
 
-// One factor as the kernels use it. A denormal factor is zero, as flush-to-zero has it; the comparison does
-// not lean on the mode, which a compiler may set before or after it.
-template <class T>
-class Factor {
- public:
-  explicit Factor(double factor)
-      : number_(static_cast<Number>(factor)), is_zero_(std::abs(factor) < std::numeric_limits<Number>::min()) {}
-
-  typename T::Bits operator*(typename T::Bits bits) const {
-    return is_zero_ ? 0 : T::FromNumber(T::ToNumber(bits) * number_);
+const Kernels& CurrentKernels() {
+#if defined(__x86_64__)
+  switch (CurrentInstructionSet()) {
+    case InstructionSet::kAvx512:
+      return kAvx512Kernels;
+    case InstructionSet::kAvx2:
+      return kAvx2Kernels;
+    case InstructionSet::kBaseline:
+      break;
   }
+#endif
+  return kBaselineKernels;
+}
+
+// Scratch of one thread: on the stack where it is small.
+class Scratch {
+ public:
+  explicit Scratch(int64_t bytes) {
+    if (bytes > static_cast<int64_t>(sizeof(small_))) large_.reset(new char[bytes]);
+  }
+  void* get() { return large_ ? large_.get() : small_; }
 
  private:
-  using Number = typename T::Number;
-  Number number_;
-  bool is_zero_;
+  alignas(64) char small_[8192];
+  std::unique_ptr<char[]> large_;
 };
-
-// The key of the k-th greatest score of a row and how many of the entries that have it are selected: all
-// entries above it are, and the first `at_threshold` of those at it.
-template <class Bits>
-struct Threshold {
-  Bits key;
-  int64_t at_threshold;
-};
-
-// 1 <= k <= n. Overwrites `keys`, the row's keys. Linear in n on average (introselect).
-template <class Bits>
-Threshold<Bits> FindThreshold(std::vector<Bits>& keys, int64_t k) {
-  const auto kth = keys.begin() + (k - 1);
-  std::nth_element(keys.begin(), kth, keys.end(), std::greater<Bits>());
-  // nth_element leaves the k - 1 greatest before the k-th, in some order.
-  const int64_t above = (k - 1) - std::count(keys.begin(), kth, *kth);
-  return {*kth, k - above};
-}
-
-template <class T, Score kScore>
-void SeparateRows(const SeparateArgs& args, int64_t begin, int64_t end) {
-  using Bits = typename T::Bits;
-  const ScopedFlushDenormals flush;
-  const Factor<T> separation(args.separation);
-  const Factor<T> suppression(args.suppression);
-  std::vector<Bits> keys(args.k > 0 ? args.n : 0);
-
-  for (int64_t row = begin; row < end; ++row) {
-    const Bits* x = static_cast<const Bits*>(args.x) + row * args.n;
-    Bits* y = static_cast<Bits*>(args.y) + row * args.n;
-    uint8_t* selected = args.selected + row * BitmaskBytes(args.n);
-
-    // With k = 0 no key passes: none is above the greatest, and none at it is let in.
-    Threshold<Bits> threshold{static_cast<Bits>(~Bits{0}), 0};
-    if (args.k > 0) {
-      std::transform(x, x + args.n, keys.begin(), Key<T, kScore>);
-      threshold = FindThreshold(keys, args.k);
-    }
-
-    std::fill_n(selected, BitmaskBytes(args.n), uint8_t{0});
-    for (int64_t i = 0; i < args.n; ++i) {
-      const Bits key = Key<T, kScore>(x[i]);
-      const bool is_selected = key > threshold.key || (key == threshold.key && threshold.at_threshold-- > 0);
-      selected[i / 8] |= static_cast<uint8_t>(is_selected << i % 8);
-      y[i] = is_selected ? separation * x[i] : suppression * x[i];
-    }
-  }
-}
 
 inline bool IsSelected(const uint8_t* selected, int64_t i) { return selected[i / 8] >> i % 8 & 1; }
-
-template <class T>
-void ScaleRows(const ScaleSelectedArgs& args, int64_t begin, int64_t end) {
-  using Bits = typename T::Bits;
-  const ScopedFlushDenormals flush;
-  const Factor<T> separation(args.separation);
-  const Factor<T> suppression(args.suppression);
-  for (int64_t row = begin; row < end; ++row) {
-    const Bits* v = static_cast<const Bits*>(args.v) + row * args.n;
-    Bits* out = static_cast<Bits*>(args.out) + row * args.n;
-    const uint8_t* selected = args.selected + row * BitmaskBytes(args.n);
-    for (int64_t i = 0; i < args.n; ++i) {
-      out[i] = IsSelected(selected, i) ? separation * v[i] : suppression * v[i];
-    }
-  }
-}
 
 constexpr int64_t kGroup = 64;
 
@@ -159,26 +104,26 @@ SelectedSums SumBlock(const SumSelectedArgs& args, int64_t begin) {
 }
 
 // Rough nanoseconds an element costs, for the caller's scheduler.
-constexpr int64_t kSeparateCost = 8, kScaleCost = 1, kSumCost = 4;
+constexpr int64_t kSumCost = 4;
 
-int64_t RowCost(int64_t n, int64_t cost) { return std::max<int64_t>(1, n * cost); }
+int64_t RowCost(int64_t n, double cost) { return std::max<int64_t>(1, static_cast<int64_t>(n * cost)); }
 
 }  // namespace
 
 void Separate(const SeparateArgs& args, const ParallelFor& parallel_for) {
-  WithDType(args.dtype, [&](auto traits) {
-    using T = decltype(traits);
-    const auto rows = args.score == Score::kValue ? SeparateRows<T, Score::kValue> : SeparateRows<T, Score::kMagnitude>;
-    parallel_for(args.rows, RowCost(args.n, kSeparateCost),
-                 [&](int64_t begin, int64_t end) { rows(args, begin, end); });
+  const Kernels& kernels = CurrentKernels();
+  parallel_for(args.rows, RowCost(args.n, 0.5), [&](int64_t begin, int64_t end) {
+    const ScopedFlushDenormals flush;
+    Scratch scratch(ScratchBytes(args));
+    kernels.separate(args, begin, end, scratch.get());
   });
 }
 
 void ScaleSelected(const ScaleSelectedArgs& args, const ParallelFor& parallel_for) {
-  WithDType(args.dtype, [&](auto traits) {
-    using T = decltype(traits);
-    parallel_for(args.rows, RowCost(args.n, kScaleCost),
-                 [&](int64_t begin, int64_t end) { ScaleRows<T>(args, begin, end); });
+  const Kernels& kernels = CurrentKernels();
+  parallel_for(args.rows, RowCost(args.n, 0.2), [&](int64_t begin, int64_t end) {
+    const ScopedFlushDenormals flush;
+    kernels.scale(args, begin, end);
   });
 }
 

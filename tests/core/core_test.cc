@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "core/dtypes.h"
+#include "core/instruction_set.h"
 #include "core/separate.h"
 
 namespace separationfactor {
@@ -32,10 +33,11 @@ namespace {
 ParallelFor Threads(int threads) {
   return [threads](int64_t total, int64_t, const std::function<void(int64_t, int64_t)>& work) {
     std::vector<std::thread> pool;
-    for (int64_t part = 0; part < threads; ++part) {
+    for (int64_t part = 1; part < threads; ++part) {
       const int64_t begin = total * part / threads, end = total * (part + 1) / threads;
       if (begin < end) pool.emplace_back(work, begin, end);
     }
+    if (total / threads > 0) work(0, total / threads);
     for (std::thread& thread : pool) thread.join();
   };
 }
@@ -62,23 +64,22 @@ double Tiny() {
                                        : static_cast<double>(std::numeric_limits<float>::min());
 }
 
+// The entries of a row, best first.
 template <class T>
-std::vector<bool> SelectOracle(const std::vector<typename T::Bits>& row, int64_t k, Score score) {
-  std::vector<int64_t> order(row.size());
-  std::iota(order.begin(), order.end(), 0);
-  const auto rank = [&](int64_t i) {
+std::vector<int64_t> OrderOracle(const typename T::Bits* row, int64_t n, Score score) {
+  std::vector<double> rank(n);
+  for (int64_t i = 0; i < n; ++i) {
     double x = ToDouble<T>(row[i]);
     if (std::abs(x) < Tiny<T>()) x = 0;
-    return score == Score::kMagnitude ? std::abs(x) : x;
-  };
+    rank[i] = score == Score::kMagnitude ? std::abs(x) : x;
+  }
+  std::vector<int64_t> order(n);
+  std::iota(order.begin(), order.end(), 0);
   std::stable_sort(order.begin(), order.end(), [&](int64_t a, int64_t b) {
-    const double rank_a = rank(a), rank_b = rank(b);
-    if (std::isnan(rank_a) || std::isnan(rank_b)) return std::isnan(rank_a) && !std::isnan(rank_b);
-    return rank_a > rank_b;
+    if (std::isnan(rank[a]) || std::isnan(rank[b])) return std::isnan(rank[a]) && !std::isnan(rank[b]);
+    return rank[a] > rank[b];
   });
-  std::vector<bool> selected(row.size());
-  for (int64_t i = 0; i < k; ++i) selected[order[i]] = true;
-  return selected;
+  return order;
 }
 
 // The product rounded once; the core may flush what is denormal.
@@ -86,7 +87,10 @@ template <class T>
 bool IsProduct(typename T::Bits actual, typename T::Bits x, double factor) {
   using Number = typename T::Number;
   using Bits = typename T::Bits;
-  if (factor == 0) return actual == 0;
+  // A denormal factor is zero.
+  if (std::abs(factor) < std::numeric_limits<Number>::min()) return actual == 0;
+  // A denormal that counts as zero makes NaN with infinity.
+  if (std::isinf(factor) && std::abs(ToDouble<T>(x)) < Tiny<T>()) return std::isnan(T::ToNumber(actual));
   const Number product = T::ToNumber(x) * static_cast<Number>(factor);
   if (std::isnan(product)) return std::isnan(T::ToNumber(actual));
   if (actual == T::FromNumber(product)) return true;
@@ -136,47 +140,220 @@ std::vector<Distribution<T>> Distributions() {
   };
 }
 
+// Numbers that lie where they do in the row for a reason.
+template <class T>
+std::vector<Distribution<T>> LongDistributions(int64_t n) {
+  using Bits = typename T::Bits;
+  using Number = typename T::Number;
+  auto distributions = Distributions<T>();
+  const auto number = [](double x) { return T::FromNumber(static_cast<Number>(x)); };
+  const auto normal = [=](auto& rng) { return number(std::normal_distribution<double>()(rng)); };
+  const auto add = [&](const char* name, auto entry) { distributions.push_back({name, entry}); };
+  add("maximum at the end", [=](auto& rng, int64_t i) { return i == n - 1 ? number(100) : normal(rng); });
+  add("every 64th high", [=](auto& rng, int64_t i) { return i % 64 == 0 ? number(50 + i % 1000) : normal(rng); });
+  add("every 512th high", [=](auto& rng, int64_t i) { return i % 512 == 5 ? number(50 + i % 1000) : normal(rng); });
+  add("high where nobody samples",
+      [=](auto& rng, int64_t i) { return i % 64 == 63 ? number(9 + i % 5) : normal(rng); });
+  add("last sixteenth high", [=](auto& rng, int64_t i) { return i > n - n / 16 ? number(50) : normal(rng); });
+  add("64 values", [=](auto& rng, int64_t) { return number(static_cast<double>(rng() % 64)); });
+  add("quantised", [=](auto& rng, int64_t) { return number(std::round(std::normal_distribution<double>()(rng) * 4)); });
+  add("quantised relu", [=](auto& rng, int64_t) {
+    return number(std::max(0.0, std::round(std::normal_distribution<double>()(rng) * 4)));
+  });
+  add("identical leading bits", [=](auto& rng, int64_t) {
+    return static_cast<Bits>(number(1) + static_cast<Bits>(rng() % (sizeof(Bits) == 2 ? 16 : 256)));
+  });
+  for (const int percent : {10, 90, 99, 100}) {
+    add("infinities",
+        [=](auto& rng, int64_t) { return static_cast<int>(rng() % 100) < percent ? T::kExponent : normal(rng); });
+    add("negative infinities", [=](auto& rng, int64_t) {
+      const auto sign = static_cast<Bits>(Bits{1} << (8 * sizeof(Bits) - 1));
+      return static_cast<int>(rng() % 100) < percent ? static_cast<Bits>(T::kExponent | sign) : normal(rng);
+    });
+    add("NaNs", [=](auto& rng, int64_t) {
+      const auto sign = static_cast<Bits>(rng() % 2 << (8 * sizeof(Bits) - 1));
+      return static_cast<int>(rng() % 100) < percent ? static_cast<Bits>((T::kExponent + 1 + rng() % 3) | sign)
+                                                     : normal(rng);
+    });
+  }
+  add("one in a thousand", [=](auto& rng, int64_t) { return rng() % 1000 == 0 ? normal(rng) : Bits{0}; });
+  add("all magnitudes", [=](auto& rng, int64_t) {
+    return number(std::exp2(static_cast<double>(rng() % 250) - 125) * (rng() % 2 ? 1 : -1));
+  });
+  add("denormals", [=](auto& rng, int64_t) {
+    return rng() % 3 ? static_cast<Bits>(rng() % 64 | rng() % 2 << (8 * sizeof(Bits) - 1)) : normal(rng);
+  });
+  return distributions;
+}
+
+// Rows and what a kernel makes of them, at any alignment and with dirt around.
+template <class T>
+class Buffer {
+ public:
+  using Bits = typename T::Bits;
+  static constexpr auto kDirt = static_cast<Bits>(0xDEADBEEFDEADBEEF);
+  Buffer(int64_t size, int64_t offset) : bits_(size + 16, kDirt), size_(size), offset_(offset) {}
+  Bits* data() { return bits_.data() + offset_; }
+  Bits& operator[](int64_t i) { return bits_[offset_ + i]; }
+  bool IsCleanAround() const {
+    for (int64_t i = 0; i < static_cast<int64_t>(bits_.size()); ++i) {
+      if ((i < offset_ || i >= offset_ + size_) && bits_[i] != kDirt) return false;
+    }
+    return true;
+  }
+  bool operator==(const Buffer& other) const {
+    return std::equal(bits_.begin() + offset_, bits_.begin() + offset_ + size_, other.bits_.begin() + other.offset_);
+  }
+
+ private:
+  std::vector<Bits> bits_;
+  int64_t size_, offset_;
+};
+
+struct Factors {
+  double separation, suppression;
+};
+
+// Runs the rows on every instruction set, with outputs apart and in place, and compares with the oracle.
+template <class T>
+void CheckRows(const std::string& what, Buffer<T>& x, int64_t rows, int64_t n, int64_t k, Score score, Factors factors,
+               const std::vector<std::vector<int64_t>>& orders, int threads, std::mt19937_64& rng) {
+  const char* name = what.c_str();
+  const int64_t bytes = BitmaskBytes(n);
+  std::vector<uint8_t> expected(rows * bytes);
+  for (int64_t row = 0; row < rows; ++row) {
+    for (int64_t j = 0; j < k; ++j) {
+      const int64_t i = orders[row][j];
+      expected[row * bytes + i / 8] |= static_cast<uint8_t>(1 << i % 8);
+    }
+  }
+  Buffer<T> first(rows * n, 0);
+  bool is_first = true;
+  for (const InstructionSet set : SupportedInstructionSets()) {
+    CHECK(SetInstructionSet(set), "%s", InstructionSetName(set));
+    for (const bool in_place : {false, true}) {
+      Buffer<T> y(rows * n, rng() % 16);
+      std::vector<uint8_t> selected(rows * bytes + 1, 0xAA);
+      if (in_place) std::copy(x.data(), x.data() + rows * n, y.data());
+      Separate({kDType<T>, score, rows, n, k, factors.separation, factors.suppression, in_place ? y.data() : x.data(),
+                y.data(), selected.data()},
+               Threads(threads));
+      CHECK(y.IsCleanAround() && selected.back() == 0xAA, "%s %s n=%ld k=%ld", InstructionSetName(set), name, n, k);
+      for (int64_t byte = 0; byte < rows * bytes; ++byte) {
+        const int64_t row = byte / bytes, i = byte % bytes * 8;
+        CHECK(selected[byte] == expected[byte],
+              "%s %s n=%ld k=%ld magnitude=%d in_place=%d threads=%d row=%ld of %ld, entries %ld-: %02x, not %02x",
+              InstructionSetName(set), name, n, k, score == Score::kMagnitude, in_place, threads, row, rows, i,
+              selected[byte], expected[byte]);
+      }
+      if (is_first) {
+        for (int64_t j = 0; j < rows * n; ++j) {
+          const int64_t row = j / n, i = j % n;
+          const bool bit = expected[row * bytes + i / 8] >> i % 8 & 1;
+          const double factor = bit ? factors.separation : factors.suppression;
+          CHECK(IsProduct<T>(y[j], x[j], factor), "%s %s n=%ld k=%ld row=%ld i=%ld x=%g factor=%g y=%g",
+                InstructionSetName(set), name, n, k, row, i, ToDouble<T>(x[j]), factor, ToDouble<T>(y[j]));
+        }
+        first = y;
+        is_first = false;
+      }
+      for (int64_t j = 0; j < rows * n; ++j) {
+        CHECK(y[j] == first[j], "%s %s n=%ld k=%ld in_place=%d entry %ld: %llx, but baseline's %llx",
+              InstructionSetName(set), name, n, k, in_place, j, static_cast<unsigned long long>(y[j]),
+              static_cast<unsigned long long>(first[j]));
+      }
+
+      Buffer<T> scaled(rows * n, rng() % 16);
+      if (in_place) std::copy(x.data(), x.data() + rows * n, scaled.data());
+      ScaleSelected({kDType<T>, rows, n, factors.separation, factors.suppression, in_place ? scaled.data() : x.data(),
+                     selected.data(), scaled.data()},
+                    Threads(threads));
+      CHECK(scaled == first && scaled.IsCleanAround(), "scaling: %s %s n=%ld k=%ld", InstructionSetName(set), name, n,
+            k);
+    }
+  }
+}
+
+template <class T>
+void CheckDistribution(const char* dtype, const Distribution<T>& distribution, int64_t rows, int64_t n,
+                       const std::vector<int64_t>& ks, std::mt19937_64& rng) {
+  Buffer<T> x(rows * n, rng() % 16);
+  for (int64_t i = 0; i < rows * n; ++i) x[i] = distribution.entry(rng, i % n);
+  for (const Score score : {Score::kValue, Score::kMagnitude}) {
+    std::vector<std::vector<int64_t>> orders;
+    for (int64_t row = 0; row < rows; ++row) orders.push_back(OrderOracle<T>(x.data() + row * n, n, score));
+    for (const int64_t k : ks) {
+      if (k < 0 || k > n) continue;
+      const Factors factors{rng() % 8 ? 1.5 : 0.0, rng() % 2 ? -0.25 : 0.0};
+      const int threads = 1 + static_cast<int>(rng() % 3);
+      CheckRows<T>(std::string(dtype) + " " + distribution.name, x, rows, n, k, score, factors, orders, threads, rng);
+    }
+  }
+}
+
 template <class T>
 void TestSeparate(const char* dtype) {
-  using Bits = typename T::Bits;
   std::mt19937_64 rng(1);
   for (const auto& distribution : Distributions<T>()) {
-    for (const int64_t n : {1, 2, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65, 129, 500}) {
-      for (const int64_t k : {int64_t{0}, int64_t{1}, n / 3, n / 2, n - 1, n}) {
-        for (const Score score : {Score::kValue, Score::kMagnitude}) {
-          const int64_t rows = 3;
-          const int threads = 1 + static_cast<int>(rng() % 3);
-          const double separation = rng() % 4 ? 1.5 : 0.0, suppression = rng() % 2 ? -0.25 : 0.0;
-          Rows<T> x(rows * n);
-          for (int64_t i = 0; i < rows * n; ++i) x[i] = distribution.entry(rng, i % n);
-          // Outputs hold garbage, as freshly allocated ones do; every other time the input is the output.
-          Rows<T> y(rows * n, static_cast<Bits>(0xDEADBEEFDEADBEEF));
-          std::vector<uint8_t> selected(rows * BitmaskBytes(n), 0xAA);
-          const bool in_place = rng() % 2;
-          if (in_place) y = x;
-          Separate({kDType<T>, score, rows, n, k, separation, suppression, in_place ? y.data() : x.data(), y.data(),
-                    selected.data()},
-                   Threads(threads));
+    for (const int64_t n : {1, 2, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65, 129, 255, 256, 257, 500}) {
+      CheckDistribution<T>(dtype, distribution, 3, n, {0, 1, n / 3, n / 2, n - 1, n}, rng);
+    }
+  }
+}
 
-          Rows<T> scaled(rows * n, static_cast<Bits>(0xDEADBEEFDEADBEEF));
-          ScaleSelected({kDType<T>, rows, n, separation, suppression, x.data(), selected.data(), scaled.data()},
-                        Threads(threads));
-          CHECK(scaled == y, "%s %s n=%ld k=%ld", dtype, distribution.name, n, k);
+// Kernels for short rows take several at a time.
+template <class T>
+void TestManyShortRows(const char* dtype) {
+  std::mt19937_64 rng(2);
+  for (const auto& distribution : LongDistributions<T>(40)) {
+    for (const int64_t rows : {1, 5, 15, 16, 17, 31, 32, 33, 50}) {
+      const auto n = static_cast<int64_t>(1 + rng() % 40);
+      CheckDistribution<T>(dtype, distribution, rows, n, {0, 1, 2, static_cast<int64_t>(rng() % (n + 1)), n - 1, n},
+                           rng);
+    }
+  }
+  for (int64_t n = 1; n <= 80; ++n) {
+    const auto distributions = Distributions<T>();
+    for (int i = 0; i < 3; ++i) {
+      CheckDistribution<T>(dtype, distributions[rng() % distributions.size()], 35, n,
+                           {1, static_cast<int64_t>(rng() % (n + 1))}, rng);
+    }
+  }
+}
 
-          for (int64_t row = 0; row < rows; ++row) {
-            const std::vector<bool> expected =
-                SelectOracle<T>(Rows<T>(x.begin() + row * n, x.begin() + (row + 1) * n), k, score);
-            for (int64_t i = 0; i < 8 * BitmaskBytes(n); ++i) {
-              const bool bit = selected[row * BitmaskBytes(n) + i / 8] >> i % 8 & 1;
-              CHECK(bit == (i < n && expected[i]), "%s %s n=%ld k=%ld magnitude=%d row=%ld i=%ld bit=%d", dtype,
-                    distribution.name, n, k, score == Score::kMagnitude, row, i, bit);
-              if (i >= n) continue;
-              const double factor = bit ? separation : suppression;
-              CHECK(IsProduct<T>(y[row * n + i], x[row * n + i], factor),
-                    "%s %s n=%ld k=%ld row=%ld i=%ld x=%g factor=%g y=%g", dtype, distribution.name, n, k, row, i,
-                    ToDouble<T>(x[row * n + i]), factor, ToDouble<T>(y[row * n + i]));
-            }
-          }
+template <class T>
+void TestLongRows(const char* dtype) {
+  std::mt19937_64 rng(3);
+  for (const int64_t n : {600, 1000, 1025, 2047, 4095, 4097, 5000, 10007, 16384}) {
+    for (const auto& distribution : LongDistributions<T>(n)) {
+      std::vector<int64_t> ks = {1, 2, 31, 32, 33, n / 16, n / 2, n - 1, static_cast<int64_t>(1 + rng() % n)};
+      if (n > 5000) ks = {1 + static_cast<int64_t>(rng() % 16), 64, n / 64, static_cast<int64_t>(1 + rng() % n)};
+      CheckDistribution<T>(dtype, distribution, 2, n, ks, rng);
+    }
+  }
+  const int64_t n = 131072 + 3;
+  for (const auto& distribution : LongDistributions<T>(n)) {
+    CheckDistribution<T>(dtype, distribution, 1, n, {64, static_cast<int64_t>(rng() % n)}, rng);
+  }
+}
+
+// Factors of every kind, on numbers of every kind: the same bits from all instruction sets.
+template <class T>
+void TestFactors(const char* dtype) {
+  std::mt19937_64 rng(4);
+  const double nan = std::numeric_limits<double>::quiet_NaN(), inf = std::numeric_limits<double>::infinity();
+  for (const auto& distribution : Distributions<T>()) {
+    for (const int64_t n : {10, 100, 700, 5000}) {
+      const int64_t rows = n < 100 ? 17 : 1;
+      Buffer<T> x(rows * n, 3);
+      for (int64_t i = 0; i < rows * n; ++i) x[i] = distribution.entry(rng, i % n);
+      std::vector<std::vector<int64_t>> orders;
+      for (int64_t row = 0; row < rows; ++row) orders.push_back(OrderOracle<T>(x.data() + row * n, n, Score::kValue));
+      for (const double separation : {1.0, -2.5, 0.0, -0.0, nan, inf, 1e-310, 1e-30}) {
+        for (const double suppression : {0.0, -0.0, 0.25, nan, -inf, 1e-310}) {
+          const auto k = static_cast<int64_t>(1 + rng() % (n / 4));
+          CheckRows<T>(std::string(dtype) + " factors " + distribution.name, x, rows, n, k, Score::kValue,
+                       {separation, suppression}, orders, 1, rng);
         }
       }
     }
@@ -257,6 +434,14 @@ void TestHalfConversions(const char* dtype) {
   }
 }
 
+template <class T>
+void TestDType(const char* dtype) {
+  TestSeparate<T>(dtype);
+  TestManyShortRows<T>(dtype);
+  TestLongRows<T>(dtype);
+  TestFactors<T>(dtype);
+}
+
 }  // namespace
 }  // namespace separationfactor
 
@@ -264,10 +449,10 @@ int main() {
   using namespace separationfactor;
   TestHalfConversions<BFloat16>("bfloat16");
   TestHalfConversions<Float16>("float16");
-  TestSeparate<Float32>("float32");
-  TestSeparate<Float64>("float64");
-  TestSeparate<BFloat16>("bfloat16");
-  TestSeparate<Float16>("float16");
+  TestDType<Float32>("float32");
+  TestDType<Float64>("float64");
+  TestDType<BFloat16>("bfloat16");
+  TestDType<Float16>("float16");
   TestSumSelected<Float32>("float32");
   TestSumSelected<Float64>("float64");
   TestSumSelected<BFloat16>("bfloat16");

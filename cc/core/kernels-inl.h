@@ -1,0 +1,788 @@
+// The kernels, once for all instruction sets: see simd-inl.h for how that works.
+//
+// A row's selection is a Cut: what scores above a threshold, and the first few of those that equal it. Finding
+// the cut and writing what it selects are separate steps, except for long rows with a small k, where one pass
+// over the row does both (SeparateByStream).
+
+#ifndef SEPARATIONFACTOR_CORE_KERNELS_INL_H_
+#define SEPARATIONFACTOR_CORE_KERNELS_INL_H_
+
+#include <cstdint>
+#include <cstring>
+#include <type_traits>
+
+#include "core/dtypes.h"
+#include "core/kernels.h"
+#include "core/separate.h"
+#include "core/simd-inl.h"
+
+namespace separationfactor {
+namespace {
+
+template <class Lane>
+constexpr Lane kLowest = static_cast<Lane>(-__builtin_inff());
+template <>
+constexpr int16_t kLowest<int16_t> = INT16_MIN;
+template <class Lane>
+constexpr Lane kHighest = static_cast<Lane>(__builtin_inff());
+template <>
+constexpr int16_t kHighest<int16_t> = INT16_MAX;
+
+inline int64_t Smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+inline int64_t Greater(int64_t a, int64_t b) { return a > b ? a : b; }
+
+// ---- Scores ----------------------------------------------------------------------------------------------
+
+// How the elements of a row become lanes to compare. With denormals-are-zero the floating-point comparisons
+// order float32 and float64 just as the contract has it, but for NaN; the half types become order keys.
+template <class T, Score kScore>
+struct Scored {
+  using Element = typename T::Bits;
+  using Lane =
+      std::conditional_t<sizeof(Element) == 4, float, std::conditional_t<sizeof(Element) == 8, double, int16_t>>;
+  using S = Simd<Lane>;
+  using Vec = typename S::Vec;
+  using IntVec = typename S::IntVec;
+
+  static Vec Of(Vec raw) {
+    constexpr auto kMagnitudeBits = static_cast<typename S::Integer>(~(Element{1} << (8 * sizeof(Element) - 1)));
+    if constexpr (sizeof(Element) > 2) {
+      return kScore == Score::kMagnitude ? (Vec)((IntVec)raw & S::SetInteger(kMagnitudeBits)) : raw;
+    } else {
+      const Vec magnitude = raw & S::SetInteger(kMagnitudeBits);
+      Vec key = magnitude;
+      if (kScore == Score::kValue) key = raw ^ ((raw >> 15) & S::SetInteger(kMagnitudeBits));
+      // 0x80 is the smallest normal bfloat16.
+      constexpr int16_t kFirstNotZero = T::kDenormalsAreZero ? 0x80 : 1;
+      key = magnitude < S::SetInteger(kFirstNotZero) ? Vec{} : key;
+      return magnitude > S::SetInteger(static_cast<int16_t>(T::kExponent)) ? S::SetInteger(INT16_MAX) : key;
+    }
+  }
+
+  static Vec Load(const Element* x) { return Of(S::Load(x)); }
+  // The first `count` lanes; `pad` after them.
+  static Vec LoadFirst(const Element* x, int count, Lane pad) {
+    return S::Blend(S::FirstLanes(count), Of(S::LoadFirst(x, count)), S::Set(pad));
+  }
+};
+
+// Scores that are lanes already.
+template <class LaneType>
+struct Lanes {
+  using Element = LaneType;
+  using Lane = LaneType;
+  using S = Simd<Lane>;
+  using Vec = typename S::Vec;
+  static Vec Load(const Lane* x) { return S::Load(x); }
+  static Vec LoadFirst(const Lane* x, int count, Lane pad) {
+    return S::Blend(S::FirstLanes(count), S::LoadFirst(x, count), S::Set(pad));
+  }
+};
+
+// Integers in the order of lanes, NaN aside, without gaps: where bisection is sure to end.
+inline int32_t OrderKey(float lane) {
+  const int32_t bits = BitCast<int32_t>(lane);
+  return bits ^ (bits >> 31 & INT32_MAX);
+}
+inline int64_t OrderKey(double lane) {
+  const int64_t bits = BitCast<int64_t>(lane);
+  return bits ^ (bits >> 63 & INT64_MAX);
+}
+inline int16_t OrderKey(int16_t lane) { return lane; }
+
+template <class Lane>
+Lane LaneOfKey(typename Simd<Lane>::Integer key) {
+  using Integer = typename Simd<Lane>::Integer;
+  if constexpr (sizeof(Lane) == 2) return key;
+  const Integer sign = key >> (8 * sizeof(Lane) - 1);
+  return BitCast<Lane>(
+      static_cast<Integer>(key ^ (sign & static_cast<Integer>(~(uint64_t{1} << (8 * sizeof(Lane) - 1))))));
+}
+
+template <class Lane>
+struct Cut {
+  Lane threshold;
+  int64_t quota;        // how many of those that equal the threshold are selected: the first ones
+  bool is_nan = false;  // the threshold is NaN: nothing is above it, and every NaN equals it
+
+  bool IsAbove(Lane score) const { return !is_nan && !(score <= threshold); }
+  bool IsEqual(Lane score) const { return is_nan ? score != score : score == threshold; }
+};
+
+// ---- Products --------------------------------------------------------------------------------------------
+
+// A factor as the kernels use it. One that is zero (or denormal, as flush-to-zero has it; the comparison does
+// not lean on the mode) or NaN gives the same product for any number: it multiplies a zero in its place, which
+// gives +0 for masked infinities, and NaN bits that do not depend on the order of operands.
+template <class T>
+struct Factor {
+  using Number = typename T::Number;
+  using Bits = typename T::Bits;
+
+  explicit Factor(double factor) {
+    constexpr double kSmallestNormal = sizeof(Number) == 4 ? 1.1754943508222875e-38 : 2.2250738585072014e-308;
+    is_zero = __builtin_fabs(factor) < kSmallestNormal;
+    number = is_zero ? Number{0} : static_cast<Number>(factor);
+    is_constant = is_zero || factor != factor;
+    keep = is_constant ? Bits{0} : static_cast<Bits>(~Bits{0});
+  }
+  Bits operator*(Bits bits) const { return T::FromNumber(T::ToNumber(static_cast<Bits>(bits & keep)) * number); }
+
+  Number number;
+  Bits keep;
+  bool is_zero;
+  bool is_constant;
+};
+
+// float32 and float64.
+template <class T>
+struct Multiply {
+  using Lane = typename T::Number;
+  using S = Simd<Lane>;
+  using Vec = typename S::Vec;
+  using Mask = typename S::Mask;
+
+  static Vec By(Vec raw, Vec factor) { return raw * factor; }
+  static Vec By(Vec raw, Mask mask, Vec if_set, Vec if_not) { return raw * S::Blend(mask, if_set, if_not); }
+};
+
+// The half types: half a vector at a time in float32.
+template <class T>
+struct MultiplyHalf {
+  using S = Simd<int16_t>;
+  using Vec = typename S::Vec;
+  using Mask = typename S::Mask;
+  using Wide = Simd<float>;
+  using WideVec = Wide::Vec;
+  typedef int16_t HalfVec __attribute__((vector_size(kVectorBytes / 2)));
+  typedef uint16_t HalfUnsigned __attribute__((vector_size(kVectorBytes / 2)));
+  typedef uint32_t WideUnsigned __attribute__((vector_size(kVectorBytes)));
+
+  static Vec By(Vec raw, WideVec factor) { return Narrow(Widen(Part<0>(raw)) * factor, Widen(Part<1>(raw)) * factor); }
+  static Vec By(Vec raw, Mask mask, WideVec if_set, WideVec if_not) {
+    return Narrow(Widen(Part<0>(raw)) * Wide::Blend(MaskPart<0>(mask), if_set, if_not),
+                  Widen(Part<1>(raw)) * Wide::Blend(MaskPart<1>(mask), if_set, if_not));
+  }
+
+ private:
+  template <int kPart>
+  static HalfVec Part(Vec vec) {
+#if SEPARATIONFACTOR_AVX512
+    return (HalfVec)_mm512_extracti64x4_epi64((__m512i)vec, kPart);
+#elif SEPARATIONFACTOR_AVX2
+    return (HalfVec)_mm256_extracti128_si256((__m256i)vec, kPart);
+#else
+    HalfVec part;
+    __builtin_memcpy(&part, reinterpret_cast<const char*>(&vec) + kPart * sizeof(part), sizeof(part));
+    return part;
+#endif
+  }
+  static Vec Join(HalfVec low, HalfVec high) {
+#if SEPARATIONFACTOR_AVX512
+    return (Vec)_mm512_inserti64x4(_mm512_castsi256_si512((__m256i)low), (__m256i)high, 1);
+#elif SEPARATIONFACTOR_AVX2
+    return (Vec)_mm256_inserti128_si256(_mm256_castsi128_si256((__m128i)low), (__m128i)high, 1);
+#else
+    Vec vec;
+    __builtin_memcpy(&vec, &low, sizeof(low));
+    __builtin_memcpy(reinterpret_cast<char*>(&vec) + sizeof(low), &high, sizeof(high));
+    return vec;
+#endif
+  }
+  template <int kPart>
+  static Wide::Mask MaskPart(Mask mask) {
+#if SEPARATIONFACTOR_AVX512
+    return static_cast<Wide::Mask>(mask >> (16 * kPart));
+#else
+    return __builtin_convertvector(Part<kPart>(mask), Wide::IntVec);
+#endif
+  }
+
+  static constexpr bool kIsBFloat16 = std::is_same<T, BFloat16>::value;
+
+  static WideVec Widen(HalfVec part) {
+    if constexpr (kIsBFloat16) {
+      return (WideVec)(__builtin_convertvector((HalfUnsigned)part, WideUnsigned) << 16);
+    } else {
+#if SEPARATIONFACTOR_AVX512
+      return _mm512_cvtph_ps((__m256i)part);
+#elif SEPARATIONFACTOR_AVX2
+      return _mm256_cvtph_ps((__m128i)part);
+#else
+      WideVec wide;
+      for (int i = 0; i < Wide::kLanes; ++i) wide[i] = T::ToNumber(static_cast<uint16_t>(part[i]));
+      return wide;
+#endif
+    }
+  }
+
+  static HalfVec NarrowPart(WideVec wide) {
+    if constexpr (kIsBFloat16) {
+      // As BFloat16::FromNumber.
+      const WideUnsigned bits = (WideUnsigned)wide;
+      const WideUnsigned rounded = bits + (0x7FFFu + ((bits >> 16) & 1u));
+      const WideUnsigned nan = (bits & 0x80000000u) | 0x7FC00000u;
+      const WideVec result = Wide::Blend(Wide::Unordered(wide, wide), (WideVec)nan, (WideVec)rounded);
+      return (HalfVec) __builtin_convertvector((WideUnsigned)result >> 16, HalfUnsigned);
+    } else {
+#if SEPARATIONFACTOR_AVX512
+      return (HalfVec)_mm512_cvtps_ph(wide, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+#elif SEPARATIONFACTOR_AVX2
+      return (HalfVec)_mm256_cvtps_ph(wide, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+#else
+      HalfVec part;
+      for (int i = 0; i < Wide::kLanes; ++i) part[i] = static_cast<int16_t>(T::FromNumber(wide[i]));
+      return part;
+#endif
+    }
+  }
+  static Vec Narrow(WideVec low, WideVec high) {
+    const Vec joined = Join(NarrowPart(low), NarrowPart(high));
+    if (kIsBFloat16) return joined;
+    // The instructions keep a NaN's payload; the contract has the quiet NaN of its sign.
+    const Vec nan = (joined & S::SetInteger(INT16_MIN)) | S::SetInteger(0x7E00);
+    return (joined & S::SetInteger(INT16_MAX)) > S::SetInteger(0x7C00) ? nan : joined;
+  }
+};
+
+// What becomes of entries, a vector at a time. Vectors hold the elements' bits.
+template <class T>
+class Products {
+ public:
+  using Multiplier = std::conditional_t<sizeof(typename T::Bits) == 2, MultiplyHalf<T>, Multiply<T>>;
+  using S = typename Multiplier::S;
+  using Vec = typename S::Vec;
+  using IntVec = typename S::IntVec;
+  using Mask = typename S::Mask;
+  using Number = typename T::Number;
+  using Bits = typename T::Bits;
+
+  Products(double separation, double suppression)
+      : separation_(separation),
+        suppression_(suppression),
+        separation_vec_(Simd<Number>::Set(separation_.number)),
+        suppression_vec_(Simd<Number>::Set(suppression_.number)),
+        separation_keep_(S::SetInteger(static_cast<typename S::Integer>(separation_.keep))),
+        suppression_keep_(S::SetInteger(static_cast<typename S::Integer>(suppression_.keep))) {}
+
+  // Whether all that is not selected becomes +0 and what is selected is an ordinary product.
+  bool MaskOnly() const { return suppression_.is_zero && !separation_.is_constant; }
+
+  // Under MaskOnly.
+  Vec Masked(Vec raw, Mask selected) const { return S::ZeroUnless(selected, Multiplier::By(raw, separation_vec_)); }
+  // In any case.
+  Vec Mixed(Vec raw, Mask selected) const {
+    const IntVec keep = (IntVec)S::Blend(selected, (Vec)separation_keep_, (Vec)suppression_keep_);
+    return Multiplier::By((Vec)((IntVec)raw & keep), selected, separation_vec_, suppression_vec_);
+  }
+  Vec Suppressed(Vec raw) const { return Multiplier::By((Vec)((IntVec)raw & suppression_keep_), suppression_vec_); }
+  Bits Separated(Bits bits) const { return separation_ * bits; }
+
+  template <bool kMaskOnly>
+  Vec Product(Vec raw, Mask selected) const {
+    return kMaskOnly ? Masked(raw, selected) : Mixed(raw, selected);
+  }
+
+ private:
+  const Factor<T> separation_, suppression_;
+  const typename Simd<Number>::Vec separation_vec_, suppression_vec_;
+  const IntVec separation_keep_, suppression_keep_;
+};
+
+// ---- Finding the cut -------------------------------------------------------------------------------------
+
+// Calls function(vec of scores) for all of v; the last, if not full, is padded.
+template <class L, class Function>
+inline void ForEachVec(const typename L::Element* v, int64_t n, typename L::Lane pad, Function&& function) {
+  constexpr int kLanes = L::S::kLanes;
+  int64_t i = 0;
+  for (; i + 4 * kLanes <= n; i += 4 * kLanes) {
+    function(L::Load(v + i));
+    function(L::Load(v + i + kLanes));
+    function(L::Load(v + i + 2 * kLanes));
+    function(L::Load(v + i + 3 * kLanes));
+  }
+  for (; i + kLanes <= n; i += kLanes) function(L::Load(v + i));
+  if (i < n) function(L::LoadFirst(v + i, static_cast<int>(n - i), pad));
+}
+
+template <class L>
+inline int64_t CountAbove(const typename L::Element* v, int64_t n, typename L::Lane threshold) {
+  using S = typename L::S;
+  const auto threshold_vec = S::Set(threshold);
+  typename S::Counter counter;
+  ForEachVec<L>(v, n, kLowest<typename L::Lane>, [&](auto x) { counter.Add(S::Above(x, threshold_vec)); });
+  return counter.Total();
+}
+
+template <class L>
+inline int64_t CountEqual(const typename L::Element* v, int64_t n, typename L::Lane value) {
+  using S = typename L::S;
+  const auto value_vec = S::Set(value);
+  // A pad that is not the value.
+  const auto pad = value == kLowest<typename L::Lane> ? kHighest<typename L::Lane> : kLowest<typename L::Lane>;
+  typename S::Counter counter;
+  ForEachVec<L>(v, n, pad, [&](auto x) { counter.Add(S::Equal(x, value_vec)); });
+  return counter.Total();
+}
+
+template <class L>
+inline int64_t CountNan(const typename L::Element* v, int64_t n) {
+  using S = typename L::S;
+  typename S::Counter counter;
+  ForEachVec<L>(v, n, kLowest<typename L::Lane>, [&](auto x) { counter.Add(S::Unordered(x, x)); });
+  return counter.Total();
+}
+
+template <class Lane>
+struct Range {
+  Lane low, high;
+};
+
+// The smallest and greatest scores in [from, to], NaN aside. There is one.
+template <class L>
+inline Range<typename L::Lane> RangeWithin(const typename L::Element* v, int64_t n, typename L::Lane from,
+                                           typename L::Lane to) {
+  using S = typename L::S;
+  using Lane = typename L::Lane;
+  const auto from_vec = S::Set(from), to_vec = S::Set(to);
+  const auto lowest = S::Set(kLowest<Lane>), highest = S::Set(kHighest<Lane>);
+  auto low = highest, high = lowest;
+  ForEachVec<L>(v, n, kLowest<Lane>, [&](auto x) {
+    low = S::Min(S::Blend(S::Above(from_vec, x), highest, x), low);
+    high = S::Max(S::Blend(S::Above(x, to_vec), lowest, x), high);
+  });
+  return {S::ReduceMin(low), S::ReduceMax(high)};
+}
+
+// Roughly log2, exact at powers of two: the exponent, and the fraction as it stands.
+inline float RoughLog2(float x) { return static_cast<float>(BitCast<int32_t>(x) - 0x3F800000) * 0x1p-23f; }
+
+// Where between low and high to expect the score that `need` others reach, of which `at_least_low` are at or
+// above low and `above_high` above high. Towards the ends of a distribution counts fall off about
+// exponentially, so their logarithms are interpolated, elsewhere the counts.
+inline float FractionBelowHigh(float at_least_low, float above_high, float need, float total) {
+  const float inside = at_least_low - above_high, rank = need + 0.5f - above_high;
+  if (4 * rank < inside) {
+    const float from = above_high > 0.5f ? above_high : 0.5f;
+    return RoughLog2((need + 0.5f) / from) / RoughLog2(at_least_low / from);
+  }
+  if (4 * rank > 3 * inside) {
+    const float below_low = total - at_least_low;
+    const float from = below_low > 0.5f ? below_low : 0.5f;
+    return 1 - RoughLog2((total - need + 0.5f) / from) / RoughLog2((total - above_high) / from);
+  }
+  return rank / inside;
+}
+
+// The cut of the k greatest of v, by bisection between the extremes. Seven pivots are guessed from the counts so
+// far, which usually ends on the spot for distinct scores: as soon as a pivot has k above it. Then the
+// ends move to scores that occur, which ends it for ties, and what goes on halves the interval of order keys.
+// So it takes at most a few dozen passes over v, about five for distinct scores and eight or nine for ties.
+template <class L>
+Cut<typename L::Lane> SelectByBisection(const typename L::Element* v, int64_t n, int64_t k) {
+  using S = typename L::S;
+  using Lane = typename L::Lane;
+  using Integer = typename S::Integer;
+  using Real = std::conditional_t<std::is_same<Lane, double>::value, double, float>;
+  constexpr int kGuesses = 7;
+
+  auto low_vec = S::Set(kHighest<Lane>), high_vec = S::Set(kLowest<Lane>);
+  auto low_vec2 = low_vec, high_vec2 = high_vec;
+  auto nans = S::Unordered(low_vec, low_vec);
+  constexpr int kLanes = S::kLanes;
+  int64_t i = 0;
+  for (; i + 2 * kLanes <= n; i += 2 * kLanes) {
+    const auto x = L::Load(v + i), x2 = L::Load(v + i + kLanes);
+    low_vec = S::Min(x, low_vec);
+    low_vec2 = S::Min(x2, low_vec2);
+    high_vec = S::Max(x, high_vec);
+    high_vec2 = S::Max(x2, high_vec2);
+    nans |= S::Unordered(x, x2);
+  }
+  for (; i < n; i += kLanes) {
+    const int count = static_cast<int>(Smaller(kLanes, n - i));
+    const auto x = count == kLanes ? L::Load(v + i) : L::LoadFirst(v + i, count, kHighest<Lane>);
+    const auto x2 = count == kLanes ? x : L::LoadFirst(v + i, count, kLowest<Lane>);
+    low_vec = S::Min(x, low_vec);
+    high_vec = S::Max(x2, high_vec);
+    nans |= S::Unordered(x, x2);
+  }
+  Lane low = S::ReduceMin(S::Min(low_vec2, low_vec)), high = S::ReduceMax(S::Max(high_vec2, high_vec));
+  int64_t above_high = 0, at_least_low = n;
+  if (S::BitsOf(nans) != 0) {
+    above_high = CountNan<L>(v, n);
+    if (k <= above_high) return {Lane{}, k, true};
+  }
+
+  for (int step = 0;; ++step) {
+    const Integer low_key = OrderKey(low), high_key = OrderKey(high);
+    if (low_key >= high_key) return {high, k - above_high};
+    if (step % (kGuesses + 1) == kGuesses) {
+      const auto range = RangeWithin<L>(v, n, low, high);
+      low = range.low;
+      high = range.high;
+      continue;
+    }
+    Lane pivot = high;
+    if (step < kGuesses) {
+      const auto fraction =
+          static_cast<Real>(FractionBelowHigh(static_cast<float>(at_least_low), static_cast<float>(above_high),
+                                              static_cast<float>(k), static_cast<float>(n)));
+      const Real guess = static_cast<Real>(high) - (static_cast<Real>(high) - static_cast<Real>(low)) * fraction;
+      // Infinite ends make no guess.
+      if (guess >= static_cast<Real>(low) && guess <= static_cast<Real>(high)) pivot = static_cast<Lane>(guess);
+    }
+    if (!(pivot < high)) {
+      // The middle of the keys, without overflow.
+      pivot = LaneOfKey<Lane>(static_cast<Integer>((low_key & high_key) + ((low_key ^ high_key) >> 1)));
+    }
+    const int64_t above = CountAbove<L>(v, n, pivot);
+    if (above == k) return {pivot, 0};
+    if (above > k) {
+      low = LaneOfKey<Lane>(static_cast<Integer>(OrderKey(pivot) + 1));
+      at_least_low = above;
+    } else {
+      high = pivot;
+      above_high = above;
+    }
+  }
+}
+
+// The cut of the k greatest of a long row: two pivots from a sample enclose it, and one pass keeps what lies
+// between them. `between` has room for n lanes and a vector. Where the sample misleads, all of v is bisected.
+template <class L>
+Cut<typename L::Lane> SelectBySample(const typename L::Element* v, int64_t n, int64_t k, typename L::Lane* between) {
+  using S = typename L::S;
+  using Lane = typename L::Lane;
+  constexpr int kLanes = S::kLanes;
+  constexpr int kSample = 512;
+  Lane sample[kSample];
+  const int64_t stride = n / kLanes / (kSample / kLanes);
+  for (int64_t i = 0; i < kSample / kLanes; ++i) S::Store(sample + i * kLanes, L::Load(v + i * stride * kLanes));
+
+  // The rank of the k-th in the sample, give or take three standard deviations.
+  const float share = static_cast<float>(k) / static_cast<float>(n);
+  const float deviation = 3 * __builtin_sqrtf(kSample * share * (1 - share)) + 1;
+  const auto rank_high = static_cast<int64_t>(kSample * share - deviation);
+  const auto rank_low = static_cast<int64_t>(kSample * share + deviation) + 1;
+  Lane high = kHighest<Lane>, low = kLowest<Lane>;
+  if (rank_high >= 1) {
+    const auto cut = SelectByBisection<Lanes<Lane>>(sample, kSample, rank_high);
+    if (!cut.is_nan) high = cut.threshold;
+  }
+  if (rank_low <= kSample) {
+    const auto cut = SelectByBisection<Lanes<Lane>>(sample, kSample, rank_low);
+    if (!cut.is_nan) low = cut.threshold;
+  }
+
+  const auto high_vec = S::Set(high), low_vec = S::Set(low);
+  typename S::Counter above_high;
+  int64_t count = 0;
+  ForEachVec<L>(v, n, kLowest<Lane>, [&](auto x) {
+    const auto above = S::Above(x, high_vec);
+    above_high.Add(above);
+    count += S::Compress(between + count, S::AndNot(S::Above(x, low_vec), above), x);
+  });
+  const int64_t above = above_high.Total();
+  if (above < k && k <= above + count) {
+    auto cut = SelectByBisection<Lanes<Lane>>(between, count, k - above);
+    return cut;
+  }
+  if (k > above + count && k <= above + count + CountEqual<L>(v, n, low)) return {low, k - above - count};
+  return SelectByBisection<L>(v, n, k);
+}
+
+// ---- Writing what a cut selects --------------------------------------------------------------------------
+
+// The lowest `count` set bits, or all if there are fewer.
+inline uint64_t LowestBits(uint64_t bits, int64_t count) {
+  if (__builtin_popcountll(bits) <= count) return bits;
+  uint64_t rest = bits;
+  for (; count > 0; --count) rest &= rest - 1;
+  return bits ^ rest;
+}
+
+constexpr int kBlock = 64;  // entries of a row whose bits make one word
+
+inline void StoreBits(uint8_t* selected, uint64_t bits, int count) {
+  // Little-endian, as all machines this runs on are.
+  if (count == kBlock) {
+    __builtin_memcpy(selected, &bits, 8);
+  } else {
+    __builtin_memcpy(selected, &bits, (count + 7) / 8);
+  }
+}
+inline uint64_t LoadBits(const uint8_t* selected, int count) {
+  uint64_t bits = 0;
+  if (count == kBlock) {
+    __builtin_memcpy(&bits, selected, 8);
+  } else {
+    __builtin_memcpy(&bits, selected, (count + 7) / 8);
+  }
+  return bits;
+}
+
+template <class T, Score kScore>
+class Row {
+ public:
+  using L = Scored<T, kScore>;
+  using S = typename L::S;
+  using Vec = typename S::Vec;
+  using Mask = typename S::Mask;
+  using Lane = typename L::Lane;
+  using Bits = typename T::Bits;
+  using RowCut = Cut<Lane>;
+  static constexpr int kLanes = S::kLanes;
+
+  // From `quota` on it counts down, across the calls.
+  template <bool kTies>
+  struct Selector {
+    explicit Selector(const RowCut& cut) : threshold(S::Set(cut.threshold)), quota(cut.quota), is_nan(cut.is_nan) {}
+    Mask operator()(Vec score, Mask valid) {
+      if constexpr (!kTies) return S::Above(score, threshold);
+      const Mask above = is_nan ? Mask{} : S::Above(score, threshold);
+      if (quota == 0) return above;
+      const uint64_t equal = S::BitsOf(S::And(valid, is_nan ? S::Unordered(score, score) : S::Equal(score, threshold)));
+      const uint64_t taken = LowestBits(equal, quota);
+      quota -= __builtin_popcountll(taken);
+      return S::MaskOf(S::BitsOf(above) | taken);
+    }
+    Vec threshold;
+    int64_t quota;
+    bool is_nan;
+  };
+
+  template <bool kMaskOnly, bool kTies>
+  static void Write(const Bits* x, Bits* y, uint8_t* selected, int64_t n, const RowCut& cut,
+                    const Products<T>& products) {
+    Selector<kTies> select(cut);
+    const Mask all = S::Equal(Vec{}, Vec{});
+    int64_t i = 0;
+    for (; i + kBlock <= n; i += kBlock) {
+      uint64_t bits = 0;
+#pragma GCC unroll 8
+      for (int j = 0; j < kBlock; j += kLanes) {
+        const Vec raw = S::Load(x + i + j);
+        const Mask mask = select(L::Of(raw), all);
+        bits |= S::BitsOf(mask) << j;
+        S::Store(y + i + j, products.template Product<kMaskOnly>(raw, mask));
+      }
+      StoreBits(selected + i / 8, bits, kBlock);
+    }
+    if (i == n) return;
+    uint64_t bits = 0;
+    for (int j = 0; i + j < n; j += kLanes) {
+      const int count = static_cast<int>(Smaller(kLanes, n - i - j));
+      const bool is_full = count == kLanes;
+      const Vec raw = is_full ? S::Load(x + i + j) : S::LoadFirst(x + i + j, count);
+      const Mask valid = is_full ? all : S::FirstLanes(count);
+      const Mask mask = S::And(valid, select(L::Of(raw), valid));
+      bits |= S::BitsOf(mask) << j;
+      const Vec product = products.template Product<kMaskOnly>(raw, mask);
+      is_full ? S::Store(y + i + j, product) : S::StoreFirst(y + i + j, product, count);
+    }
+    StoreBits(selected + i / 8, bits, static_cast<int>(n - i));
+  }
+
+  static void Write(const Bits* x, Bits* y, uint8_t* selected, int64_t n, const RowCut& cut,
+                    const Products<T>& products) {
+    const bool ties = cut.quota > 0 || cut.is_nan;
+    const auto write = products.MaskOnly() ? (ties ? Write<true, true> : Write<true, false>)
+                                           : (ties ? Write<false, true> : Write<false, false>);
+    write(x, y, selected, n, cut, products);
+  }
+
+  // ---- Long rows with a small k ----
+
+  // A score that at least k scores of the row reach: the k-th greatest of the maxima of groups of a part of
+  // the row. There are at least 2 k groups, of lanes that lie far apart, so that order in the row does not show.
+  static Lane LowerBound(const Bits* x, int64_t n, int64_t k, Lane* maxima) {
+    const int64_t vectors = n / kLanes;
+    const int64_t accumulators = Greater(4, (2 * k + kLanes - 1) / kLanes);
+    // The more of the row is looked at, the fewer candidates there are: about 1.4 k over the share. The share
+    // balances both costs; 128 was chosen by benchmark kernels_benchmark.
+    const float share = __builtin_sqrtf(128 * static_cast<float>(k) / static_cast<float>(n));
+    const int64_t wanted = share < 1 ? static_cast<int64_t>(share * static_cast<float>(vectors)) : vectors;
+    const int64_t depth = Greater(1, wanted / accumulators);
+    const int64_t stride = vectors / (depth * accumulators);
+    for (int64_t a = 0; a < accumulators; a += 4) {
+      Vec max0 = S::Set(kLowest<Lane>), max1 = max0, max2 = max0, max3 = max0;
+      const int64_t rest = Smaller(4, accumulators - a);
+      const Bits* from = x + a * stride * kLanes;
+      const int64_t row = accumulators * stride * kLanes;
+      if (rest == 4) {
+        for (int64_t d = 0; d < depth; ++d, from += row) {
+          max0 = S::Max(L::Load(from), max0);
+          max1 = S::Max(L::Load(from + stride * kLanes), max1);
+          max2 = S::Max(L::Load(from + 2 * stride * kLanes), max2);
+          max3 = S::Max(L::Load(from + 3 * stride * kLanes), max3);
+        }
+        S::Store(maxima + a * kLanes, max0);
+        S::Store(maxima + (a + 1) * kLanes, max1);
+        S::Store(maxima + (a + 2) * kLanes, max2);
+        S::Store(maxima + (a + 3) * kLanes, max3);
+      } else {
+        for (int64_t r = 0; r < rest; ++r) {
+          max0 = S::Set(kLowest<Lane>);
+          const Bits* lane_from = from + r * stride * kLanes;
+          for (int64_t d = 0; d < depth; ++d, lane_from += row) max0 = S::Max(L::Load(lane_from), max0);
+          S::Store(maxima + (a + r) * kLanes, max0);
+        }
+      }
+    }
+    const auto cut = SelectByBisection<Lanes<Lane>>(maxima, accumulators * kLanes, k);
+    // Where the bisection ended between two scores, the lower bound is the pivot: the k-th is above it.
+    return cut.threshold;
+  }
+
+  // Marks what scores above the threshold in `selected`, returns how much does, and writes y as if nothing
+  // were selected unless it is null.
+  template <bool kMaskOnly, bool kWrite>
+  static int64_t Mark(const Bits* x, Bits* y, uint8_t* selected, int64_t n, Lane threshold,
+                      const Products<T>& products) {
+    const Vec threshold_vec = S::Set(threshold);
+    int64_t count = 0;
+    int64_t i = 0;
+    for (; i + kBlock <= n; i += kBlock) {
+      uint64_t bits = 0;
+#pragma GCC unroll 8
+      for (int j = 0; j < kBlock; j += kLanes) {
+        const Vec raw = S::Load(x + i + j);
+        bits |= S::BitsOf(S::Above(L::Of(raw), threshold_vec)) << j;
+        if (kWrite) S::Store(y + i + j, kMaskOnly ? Vec{} : products.Suppressed(raw));
+      }
+      count += __builtin_popcountll(bits);
+      StoreBits(selected + i / 8, bits, kBlock);
+    }
+    if (i == n) return count;
+    uint64_t bits = 0;
+    for (int j = 0; i + j < n; j += kLanes) {
+      const int lanes = static_cast<int>(Smaller(kLanes, n - i - j));
+      const Vec raw = S::LoadFirst(x + i + j, lanes < kLanes ? lanes : 0);
+      const Vec full = lanes < kLanes ? raw : S::Load(x + i + j);
+      const Mask valid = lanes < kLanes ? S::FirstLanes(lanes) : S::Equal(Vec{}, Vec{});
+      bits |= S::BitsOf(S::And(valid, S::Above(L::Of(full), threshold_vec))) << j;
+      if (kWrite) {
+        const Vec product = kMaskOnly ? Vec{} : products.Suppressed(full);
+        lanes < kLanes ? S::StoreFirst(y + i + j, product, lanes) : S::Store(y + i + j, product);
+      }
+    }
+    StoreBits(selected + i / 8, bits, static_cast<int>(n - i));
+    return count + __builtin_popcountll(bits);
+  }
+};
+
+// ---- Rows ------------------------------------------------------------------------------------------------
+
+// How a row is selected from.
+enum class Path {
+  kAllOrNone,  // k = 0 or k = n
+  kStream,     // a long row of which little is selected: candidates above a bound, one pass that writes as well
+  kSample,     // any other long row: pivots from a sample, then bisection of what lies between them
+  kBisection,  // the rest: bisection of the row, which is in the first-level cache
+};
+
+Path ChoosePath(int64_t n, int64_t k) {
+  if (k == 0 || k == n) return Path::kAllOrNone;
+  if (n >= 4096) return Path::kSample;
+  return Path::kBisection;
+}
+
+template <class T, Score kScore>
+void SeparateRows(const SeparateArgs& args, int64_t begin, int64_t end, void* scratch) {
+  using R = Row<T, kScore>;
+  using L = typename R::L;
+  using Lane = typename R::Lane;
+  using Bits = typename T::Bits;
+  const Products<T> products(args.separation, args.suppression);
+  const Path path = ChoosePath(args.n, args.k);
+  Lane* const lanes = static_cast<Lane*>(scratch);
+  for (int64_t row = begin; row < end; ++row) {
+    const Bits* x = static_cast<const Bits*>(args.x) + row * args.n;
+    Bits* y = static_cast<Bits*>(args.y) + row * args.n;
+    uint8_t* selected = args.selected + row * BitmaskBytes(args.n);
+    Cut<Lane> cut{};
+    switch (path) {
+      case Path::kAllOrNone:
+        // Nothing is above NaN, and all is at or above the lowest score there can be.
+        cut = args.k == 0 ? Cut<Lane>{Lane{}, 0, true} : Cut<Lane>{kLowest<Lane>, args.n};
+        break;
+      case Path::kStream:
+      case Path::kSample:
+        cut = SelectBySample<L>(x, args.n, args.k, lanes);
+        break;
+      case Path::kBisection:
+        cut = SelectByBisection<L>(x, args.n, args.k);
+        break;
+    }
+    R::Write(x, y, selected, args.n, cut, products);
+  }
+}
+
+// ---- Scaling by a bitmask --------------------------------------------------------------------------------
+
+template <class T, bool kMaskOnly>
+void ScaleRow(const typename T::Bits* v, typename T::Bits* out, const uint8_t* selected, int64_t n,
+              const Products<T>& products) {
+  using S = typename Products<T>::S;
+  using Vec = typename S::Vec;
+  constexpr int kLanes = S::kLanes;
+  int64_t i = 0;
+  for (; i + kBlock <= n; i += kBlock) {
+    const uint64_t bits = LoadBits(selected + i / 8, kBlock);
+    if (kMaskOnly && bits == 0) {
+      // v is not read at all where nothing is selected.
+#pragma GCC unroll 8
+      for (int j = 0; j < kBlock; j += kLanes) S::Store(out + i + j, Vec{});
+      continue;
+    }
+#pragma GCC unroll 8
+    for (int j = 0; j < kBlock; j += kLanes) {
+      S::Store(out + i + j, products.template Product<kMaskOnly>(S::Load(v + i + j), S::MaskOf(bits >> j)));
+    }
+  }
+  if (i == n) return;
+  const uint64_t bits = LoadBits(selected + i / 8, static_cast<int>(n - i));
+  for (int j = 0; i + j < n; j += kLanes) {
+    const int count = static_cast<int>(Smaller(kLanes, n - i - j));
+    const Vec raw = count == kLanes ? S::Load(v + i + j) : S::LoadFirst(v + i + j, count);
+    const Vec product = products.template Product<kMaskOnly>(raw, S::MaskOf(bits >> j));
+    count == kLanes ? S::Store(out + i + j, product) : S::StoreFirst(out + i + j, product, count);
+  }
+}
+
+template <class T>
+void ScaleRows(const ScaleSelectedArgs& args, int64_t begin, int64_t end) {
+  const Products<T> products(args.separation, args.suppression);
+  const auto scale = products.MaskOnly() ? ScaleRow<T, true> : ScaleRow<T, false>;
+  for (int64_t row = begin; row < end; ++row) {
+    scale(static_cast<const typename T::Bits*>(args.v) + row * args.n,
+          static_cast<typename T::Bits*>(args.out) + row * args.n, args.selected + row * BitmaskBytes(args.n), args.n,
+          products);
+  }
+}
+
+// ---- What separate.cc calls ------------------------------------------------------------------------------
+
+void SeparateAny(const SeparateArgs& args, int64_t begin, int64_t end, void* scratch) {
+  WithDType(args.dtype, [&](auto traits) {
+    using T = decltype(traits);
+    if (args.score == Score::kValue) {
+      SeparateRows<T, Score::kValue>(args, begin, end, scratch);
+    } else {
+      SeparateRows<T, Score::kMagnitude>(args, begin, end, scratch);
+    }
+  });
+}
+
+void ScaleAny(const ScaleSelectedArgs& args, int64_t begin, int64_t end) {
+  WithDType(args.dtype, [&](auto traits) { ScaleRows<decltype(traits)>(args, begin, end); });
+}
+
+constexpr Kernels kKernels = {SeparateAny, ScaleAny};
+
+}  // namespace
+}  // namespace separationfactor
+
+#endif  // SEPARATIONFACTOR_CORE_KERNELS_INL_H_

@@ -1,0 +1,277 @@
+// Vectors of one instruction set, as the kernels use them. Included by one file per instruction set and
+// compiled with its flags; what differs between them is decided here, by the compiler's own macros.
+//
+// Everything lives in an unnamed namespace. Were these functions linkable, the linker would keep one copy of
+// each, perhaps the one compiled for AVX-512, for all files that call them. For the same reason neither this
+// file nor those that include it use templates or inline functions of the standard library; the test
+// `kernels_define_no_shared_symbols` checks the objects.
+
+#ifndef SEPARATIONFACTOR_CORE_SIMD_INL_H_
+#define SEPARATIONFACTOR_CORE_SIMD_INL_H_
+
+#include <cstdint>
+#include <type_traits>
+#include <utility>
+
+#if defined(__SSE2__)
+#include <immintrin.h>
+#endif
+
+namespace separationfactor {
+namespace {
+
+#if defined(__AVX512BW__) && defined(__AVX512DQ__) && defined(__AVX512VL__)
+#define SEPARATIONFACTOR_AVX512 1
+constexpr int kVectorBytes = 64;
+#elif defined(__AVX2__)
+#define SEPARATIONFACTOR_AVX2 1
+constexpr int kVectorBytes = 32;
+#else
+constexpr int kVectorBytes = 16;
+#endif
+
+template <int kBytes>
+struct IntegerOfSize;
+template <>
+struct IntegerOfSize<2> {
+  using Type = int16_t;
+};
+template <>
+struct IntegerOfSize<4> {
+  using Type = int32_t;
+};
+template <>
+struct IntegerOfSize<8> {
+  using Type = int64_t;
+};
+
+// Lane is what scores are compared as: float, double, or int16_t for the order keys of the half types.
+template <class LaneType>
+struct Simd {
+  using Lane = LaneType;
+  using Integer = typename IntegerOfSize<sizeof(Lane)>::Type;
+  static constexpr int kLanes = kVectorBytes / static_cast<int>(sizeof(Lane));
+  static constexpr bool kIsFloat = std::is_same<Lane, float>::value;
+  static constexpr bool kIsDouble = std::is_same<Lane, double>::value;
+  typedef Lane Vec __attribute__((vector_size(kVectorBytes)));
+  typedef Integer IntVec __attribute__((vector_size(kVectorBytes)));
+
+  static Vec Set(Lane lane) { return lane - Vec{}; }
+  static IntVec SetInteger(Integer lane) { return lane - IntVec{}; }
+
+  // {0 ^ kXor, 1 ^ kXor, ...}
+  template <int kXor = 0>
+  static IntVec Iota() {
+    return MakeIota<kXor>(std::make_integer_sequence<int, kLanes>());
+  }
+  template <int kXor, int... kIndices>
+  static IntVec MakeIota(std::integer_sequence<int, kIndices...>) {
+    return IntVec{static_cast<Integer>(kIndices ^ kXor)...};
+  }
+
+  static Vec Load(const void* from) {
+    Vec vec;
+    __builtin_memcpy(&vec, from, sizeof(vec));
+    return vec;
+  }
+  static void Store(void* to, Vec vec) { __builtin_memcpy(to, &vec, sizeof(vec)); }
+
+  // MAXPS and MINPS give the second operand where either is NaN, so a NaN never enters an accumulator.
+  static Vec Max(Vec x, Vec accumulator) { return x > accumulator ? x : accumulator; }
+  static Vec Min(Vec x, Vec accumulator) { return x < accumulator ? x : accumulator; }
+
+#if SEPARATIONFACTOR_AVX512
+  using Mask = std::conditional_t<kIsFloat, __mmask16, std::conditional_t<kIsDouble, __mmask8, __mmask32>>;
+
+  static Mask FirstLanes(int count) { return static_cast<Mask>((uint64_t{1} << count) - 1); }
+
+  // The first `count` lanes, zeros after them; 0 <= count < kLanes.
+  static Vec LoadFirst(const void* from, int count) {
+    const Mask mask = FirstLanes(count);
+    if constexpr (kIsFloat) return _mm512_maskz_loadu_ps(mask, from);
+    if constexpr (kIsDouble) return _mm512_maskz_loadu_pd(mask, from);
+    if constexpr (sizeof(Lane) == 2) return (Vec)_mm512_maskz_loadu_epi16(mask, from);
+  }
+  static void StoreFirst(void* to, Vec vec, int count) {
+    const Mask mask = FirstLanes(count);
+    if constexpr (kIsFloat) _mm512_mask_storeu_ps(to, mask, vec);
+    if constexpr (kIsDouble) _mm512_mask_storeu_pd(to, mask, vec);
+    if constexpr (sizeof(Lane) == 2) _mm512_mask_storeu_epi16(to, mask, (__m512i)vec);
+  }
+
+  // Not at or below: a NaN in x is above.
+  static Mask Above(Vec x, Vec threshold) {
+    if constexpr (kIsFloat) return _mm512_cmp_ps_mask(x, threshold, _CMP_NLE_UQ);
+    if constexpr (kIsDouble) return _mm512_cmp_pd_mask(x, threshold, _CMP_NLE_UQ);
+    if constexpr (sizeof(Lane) == 2) return _mm512_cmpgt_epi16_mask((__m512i)x, (__m512i)threshold);
+  }
+  static Mask Equal(Vec x, Vec threshold) {
+    if constexpr (kIsFloat) return _mm512_cmp_ps_mask(x, threshold, _CMP_EQ_OQ);
+    if constexpr (kIsDouble) return _mm512_cmp_pd_mask(x, threshold, _CMP_EQ_OQ);
+    if constexpr (sizeof(Lane) == 2) return _mm512_cmpeq_epi16_mask((__m512i)x, (__m512i)threshold);
+  }
+  static Mask Unordered(Vec x, Vec y) {
+    if constexpr (kIsFloat) return _mm512_cmp_ps_mask(x, y, _CMP_UNORD_Q);
+    if constexpr (kIsDouble) return _mm512_cmp_pd_mask(x, y, _CMP_UNORD_Q);
+    return 0;
+  }
+
+  static uint64_t BitsOf(Mask mask) { return mask; }
+  static Mask MaskOf(uint64_t bits) { return static_cast<Mask>(bits); }
+  static Mask And(Mask a, Mask b) { return static_cast<Mask>(a & b); }
+  static Mask AndNot(Mask a, Mask b) { return static_cast<Mask>(a & ~b); }
+
+  static Vec Blend(Mask mask, Vec if_set, Vec if_not) {
+    if constexpr (kIsFloat) return _mm512_mask_blend_ps(mask, if_not, if_set);
+    if constexpr (kIsDouble) return _mm512_mask_blend_pd(mask, if_not, if_set);
+    if constexpr (sizeof(Lane) == 2) return (Vec)_mm512_mask_blend_epi16(mask, (__m512i)if_not, (__m512i)if_set);
+  }
+  static Vec ZeroUnless(Mask mask, Vec vec) {
+    if constexpr (kIsFloat) return _mm512_maskz_mov_ps(mask, vec);
+    if constexpr (kIsDouble) return _mm512_maskz_mov_pd(mask, vec);
+    if constexpr (sizeof(Lane) == 2) return (Vec)_mm512_maskz_mov_epi16(mask, (__m512i)vec);
+  }
+
+  // Counts the lanes of masks.
+  struct Counter {
+    int64_t count = 0;
+    void Add(Mask mask) { count += __builtin_popcountll(mask); }
+    int64_t Total() const { return count; }
+  };
+
+  // Writes the lanes that the mask has, one after another, and returns how many. May write a whole vector. The
+  // compression happens in a register, as that to memory is microcoded on Zen 4.
+  static int Compress(Lane* to, Mask mask, Vec vec) {
+    if constexpr (kIsFloat) Store(to, _mm512_maskz_compress_ps(mask, vec));
+    if constexpr (kIsDouble) Store(to, _mm512_maskz_compress_pd(mask, vec));
+    if constexpr (sizeof(Lane) == 2) {
+      // 16-bit lanes compress in one instruction with VBMI2 alone, so these go by way of 32 bits.
+      const auto low_mask = static_cast<__mmask16>(mask);
+      const __m512i low = _mm512_cvtepi16_epi32(_mm512_castsi512_si256((__m512i)vec));
+      const __m512i high = _mm512_cvtepi16_epi32(_mm512_extracti64x4_epi64((__m512i)vec, 1));
+      const __m256i low_lanes = _mm512_cvtepi32_epi16(_mm512_maskz_compress_epi32(low_mask, low));
+      const __m256i high_lanes =
+          _mm512_cvtepi32_epi16(_mm512_maskz_compress_epi32(static_cast<__mmask16>(mask >> 16), high));
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), low_lanes);
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(to + __builtin_popcount(low_mask)), high_lanes);
+    }
+    return __builtin_popcountll(mask);
+  }
+
+#else
+  using Mask = IntVec;  // every bit of a lane alike
+
+  static Mask FirstLanes(int count) { return Iota() < SetInteger(static_cast<Integer>(count)); }
+
+  static Vec LoadFirst(const void* from, int count) {
+    Vec vec{};
+    __builtin_memcpy(&vec, from, count * sizeof(Lane));
+    return vec;
+  }
+  static void StoreFirst(void* to, Vec vec, int count) { __builtin_memcpy(to, &vec, count * sizeof(Lane)); }
+
+  static Mask Above(Vec x, Vec threshold) {
+    if constexpr (sizeof(Lane) == 2) return x > threshold;
+    return ~(x <= threshold);
+  }
+  static Mask Equal(Vec x, Vec threshold) { return x == threshold; }
+  static Mask Unordered(Vec x, Vec y) {
+    if constexpr (sizeof(Lane) == 2) return Mask{};
+    return (x != x) | (y != y);
+  }
+
+  static uint64_t BitsOf(Mask mask) {
+#if SEPARATIONFACTOR_AVX2
+    if constexpr (kIsFloat) return static_cast<uint32_t>(_mm256_movemask_ps((__m256)mask));
+    if constexpr (kIsDouble) return static_cast<uint32_t>(_mm256_movemask_pd((__m256d)mask));
+    if constexpr (sizeof(Lane) == 2) {
+      const __m128i high = _mm256_extracti128_si256((__m256i)mask, 1);
+      return static_cast<uint32_t>(_mm_movemask_epi8(_mm_packs_epi16(_mm256_castsi256_si128((__m256i)mask), high)));
+    }
+#elif defined(__SSE2__)
+    if constexpr (kIsFloat) return static_cast<uint32_t>(_mm_movemask_ps((__m128)mask));
+    if constexpr (kIsDouble) return static_cast<uint32_t>(_mm_movemask_pd((__m128d)mask));
+    if constexpr (sizeof(Lane) == 2) {
+      return static_cast<uint32_t>(_mm_movemask_epi8(_mm_packs_epi16((__m128i)mask, _mm_setzero_si128())));
+    }
+#else
+    uint64_t bits = 0;
+    for (int i = 0; i < kLanes; ++i) bits |= static_cast<uint64_t>(mask[i] & 1) << i;
+    return bits;
+#endif
+  }
+  static Mask MaskOf(uint64_t bits) {
+    const IntVec lane_bit = SetInteger(1) << Iota();
+    return (SetInteger(static_cast<Integer>(bits)) & lane_bit) != 0;
+  }
+  static Mask And(Mask a, Mask b) { return a & b; }
+  static Mask AndNot(Mask a, Mask b) { return a & ~b; }
+
+  static Vec Blend(Mask mask, Vec if_set, Vec if_not) { return mask ? if_set : if_not; }
+  static Vec ZeroUnless(Mask mask, Vec vec) { return (Vec)((IntVec)vec & mask); }
+
+#if SEPARATIONFACTOR_AVX2
+  struct Counter {
+    int64_t count = 0;
+    void Add(Mask mask) {
+      // Two bits for each 16-bit lane.
+      if constexpr (sizeof(Lane) == 2) {
+        count += __builtin_popcount(static_cast<uint32_t>(_mm256_movemask_epi8((__m256i)mask)));
+      } else {
+        count += __builtin_popcount(static_cast<uint32_t>(BitsOf(mask)));
+      }
+    }
+    int64_t Total() const { return sizeof(Lane) == 2 ? count / 2 : count; }
+  };
+#else
+  // The baseline has no instruction that counts bits.
+  struct Counter {
+    int64_t count = 0;
+    int adds = 0;
+    IntVec lanes{};
+    void Add(Mask mask) {
+      lanes -= mask;
+      if (sizeof(Lane) == 2 && ++adds == INT16_MAX) Flush();
+    }
+    void Flush() {
+      for (int i = 0; i < kLanes; ++i) count += lanes[i];
+      lanes = IntVec{};
+      adds = 0;
+    }
+    int64_t Total() {
+      Flush();
+      return count;
+    }
+  };
+#endif
+
+  static int Compress(Lane* to, Mask mask, Vec vec) {
+    uint64_t bits = BitsOf(mask);
+    int count = 0;
+    for (; bits != 0; bits &= bits - 1) to[count++] = vec[__builtin_ctzll(bits)];
+    return count;
+  }
+#endif
+
+  template <int kHalf = kLanes / 2>
+  static Lane ReduceMax(Vec vec) {
+    if constexpr (kHalf == 0) {
+      return vec[0];
+    } else {
+      return ReduceMax<kHalf / 2>(Max(__builtin_shuffle(vec, Iota<kHalf>()), vec));
+    }
+  }
+  template <int kHalf = kLanes / 2>
+  static Lane ReduceMin(Vec vec) {
+    if constexpr (kHalf == 0) {
+      return vec[0];
+    } else {
+      return ReduceMin<kHalf / 2>(Min(__builtin_shuffle(vec, Iota<kHalf>()), vec));
+    }
+  }
+};
+
+}  // namespace
+}  // namespace separationfactor
+
+#endif  // SEPARATIONFACTOR_CORE_SIMD_INL_H_
