@@ -105,7 +105,7 @@ struct Cut {
   int64_t quota;        // how many of those that equal the threshold are selected: the first ones
   bool is_nan = false;  // the threshold is NaN: nothing is above it, and every NaN equals it
 
-  bool IsAbove(Lane score) const { return !is_nan && !(score <= threshold); }
+  bool IsAbove(Lane score) const { return !is_nan & !(score <= threshold); }
   bool IsEqual(Lane score) const { return is_nan ? score != score : score == threshold; }
 };
 
@@ -358,34 +358,22 @@ inline Range<typename L::Lane> RangeWithin(const typename L::Element* v, int64_t
 // Roughly log2, exact at powers of two: the exponent, and the fraction as it stands.
 inline float RoughLog2(float x) { return static_cast<float>(BitCast<int32_t>(x) - 0x3F800000) * 0x1p-23f; }
 
-// Where between low and high to expect the score that `need` others reach, of which `at_least_low` are at or
-// above low and `above_high` above high. Towards the ends of a distribution counts fall off about
-// exponentially, so their logarithms are interpolated, elsewhere the counts.
-inline float FractionBelowHigh(float at_least_low, float above_high, float need, float total) {
-  const float inside = at_least_low - above_high, rank = need + 0.5f - above_high;
-  if (4 * rank < inside) {
-    const float from = above_high > 0.5f ? above_high : 0.5f;
-    return RoughLog2((need + 0.5f) / from) / RoughLog2(at_least_low / from);
-  }
-  if (4 * rank > 3 * inside) {
-    const float below_low = total - at_least_low;
-    const float from = below_low > 0.5f ? below_low : 0.5f;
-    return 1 - RoughLog2((total - need + 0.5f) / from) / RoughLog2((total - above_high) / from);
-  }
-  return rank / inside;
-}
+// The logarithm of the odds that one of n scores is among the greatest `count`. For what comes out of a network
+// it runs nearly straight from the least score to the greatest, so pivots are interpolated in it.
+inline float LogOdds(float count, float n) { return RoughLog2(count + 0.5f) - RoughLog2(n - count + 0.5f); }
 
-// The cut of the k greatest of v, by bisection between the extremes. Seven pivots are guessed from the counts so
-// far, which usually ends on the spot for distinct scores: as soon as a pivot has k above it. Then the
-// ends move to scores that occur, which ends it for ties, and what goes on halves the interval of order keys.
-// So it takes at most a few dozen passes over v, about five for distinct scores and eight or nine for ties.
+// The cut of the k greatest of v, by bisection between the extremes. The first pivots are interpolated from the
+// counts so far (the Illinois variant of regula falsi); for distinct scores that usually ends it, as soon as a
+// pivot has k above it. Then the ends move to scores that occur, which ends it for ties, and what goes on halves
+// the interval of order keys. That makes about five passes over v for distinct scores, ten for ties, and a few
+// dozen at worst.
 template <class L>
 Cut<typename L::Lane> SelectByBisection(const typename L::Element* v, int64_t n, int64_t k) {
   using S = typename L::S;
   using Lane = typename L::Lane;
   using Integer = typename S::Integer;
   using Real = std::conditional_t<std::is_same<Lane, double>::value, double, float>;
-  constexpr int kGuesses = 7;
+  constexpr int kGuesses = 8;
 
   auto low_vec = S::Set(kHighest<Lane>), high_vec = S::Set(kLowest<Lane>);
   auto low_vec2 = low_vec, high_vec2 = high_vec;
@@ -409,44 +397,52 @@ Cut<typename L::Lane> SelectByBisection(const typename L::Element* v, int64_t n,
     nans |= S::Unordered(x, x2);
   }
   Lane low = S::ReduceMin(S::Min(low_vec2, low_vec)), high = S::ReduceMax(S::Max(high_vec2, high_vec));
-  int64_t above_high = 0, at_least_low = n;
+  int64_t above_high = 0;
   if (S::BitsOf(nans) != 0) {
     above_high = CountNan<L>(v, n);
     if (k <= above_high) return {Lane{}, k, true};
   }
 
-  for (int step = 0;; ++step) {
-    const Integer low_key = OrderKey(low), high_key = OrderKey(high);
-    if (low_key >= high_key) return {high, k - above_high};
+  const auto size = static_cast<float>(n);
+  const float odds = LogOdds(static_cast<float>(k), size);
+  float low_odds = LogOdds(size, size) - odds, high_odds = LogOdds(0, size) - odds;  // relative to those wanted
+  Integer low_key = OrderKey(low), high_key = OrderKey(high);
+  bool was_low = false, was_high = false;
+  for (int step = 0; low_key < high_key; ++step) {
+    low = LaneOfKey<Lane>(low_key);
+    high = LaneOfKey<Lane>(high_key);
     if (step % (kGuesses + 1) == kGuesses) {
       const auto range = RangeWithin<L>(v, n, low, high);
-      low = range.low;
-      high = range.high;
+      low_key = OrderKey(range.low);
+      high_key = OrderKey(range.high);
       continue;
     }
-    Lane pivot = high;
+    // The middle, without overflow.
+    Integer pivot_key = static_cast<Integer>((low_key & high_key) + ((low_key ^ high_key) >> 1));
     if (step < kGuesses) {
-      const auto fraction =
-          static_cast<Real>(FractionBelowHigh(static_cast<float>(at_least_low), static_cast<float>(above_high),
-                                              static_cast<float>(k), static_cast<float>(n)));
-      const Real guess = static_cast<Real>(high) - (static_cast<Real>(high) - static_cast<Real>(low)) * fraction;
+      const Real span = static_cast<Real>(high) - static_cast<Real>(low);
+      const Real guess = static_cast<Real>(high) - span * static_cast<Real>(high_odds / (high_odds - low_odds));
       // Infinite ends make no guess.
-      if (guess >= static_cast<Real>(low) && guess <= static_cast<Real>(high)) pivot = static_cast<Lane>(guess);
+      if (guess >= static_cast<Real>(low) && guess < static_cast<Real>(high)) {
+        pivot_key = OrderKey(static_cast<Lane>(guess));
+      }
     }
-    if (!(pivot < high)) {
-      // The middle of the keys, without overflow.
-      pivot = LaneOfKey<Lane>(static_cast<Integer>((low_key & high_key) + ((low_key ^ high_key) >> 1)));
-    }
+    const Lane pivot = LaneOfKey<Lane>(pivot_key);
     const int64_t above = CountAbove<L>(v, n, pivot);
     if (above == k) return {pivot, 0};
-    if (above > k) {
-      low = LaneOfKey<Lane>(static_cast<Integer>(OrderKey(pivot) + 1));
-      at_least_low = above;
-    } else {
-      high = pivot;
-      above_high = above;
-    }
+    // Which way it goes is a coin's toss, so there should be no branch to predict here.
+    const bool is_low = above > k;
+    const float pivot_odds = LogOdds(static_cast<float>(above), size) - odds;
+    // An end that stays twice in a row counts half.
+    high_odds = is_low ? (was_low ? high_odds * 0.5f : high_odds) : pivot_odds;
+    low_odds = is_low ? pivot_odds : (was_high ? low_odds * 0.5f : low_odds);
+    low_key = is_low ? static_cast<Integer>(pivot_key + 1) : low_key;
+    high_key = is_low ? high_key : pivot_key;
+    above_high = is_low ? above_high : above;
+    was_low = is_low;
+    was_high = !is_low;
   }
+  return {LaneOfKey<Lane>(high_key), k - above_high};
 }
 
 // The cut of the k greatest of a long row: two pivots from a sample enclose it, and one pass keeps what lies
@@ -458,7 +454,7 @@ Cut<typename L::Lane> SelectBySample(const typename L::Element* v, int64_t n, in
   constexpr int kLanes = S::kLanes;
   constexpr int kSample = 512;
   Lane sample[kSample];
-  const int64_t stride = n / kLanes / (kSample / kLanes);
+  const int64_t stride = n / kSample;
   for (int64_t i = 0; i < kSample / kLanes; ++i) S::Store(sample + i * kLanes, L::Load(v + i * stride * kLanes));
 
   // The rank of the k-th in the sample, give or take three standard deviations.
@@ -601,8 +597,8 @@ class Row {
     const int64_t vectors = n / kLanes;
     const int64_t accumulators = Greater(4, (2 * k + kLanes - 1) / kLanes);
     // The more of the row is looked at, the fewer candidates there are: about 1.4 k over the share. The share
-    // balances both costs; 128 was chosen by benchmark kernels_benchmark.
-    const float share = __builtin_sqrtf(128 * static_cast<float>(k) / static_cast<float>(n));
+    // balances both costs; 32 was chosen by benchmark kernels_benchmark.
+    const float share = __builtin_sqrtf(32 * static_cast<float>(k) / static_cast<float>(n));
     const int64_t wanted = share < 1 ? static_cast<int64_t>(share * static_cast<float>(vectors)) : vectors;
     const int64_t depth = Greater(1, wanted / accumulators);
     const int64_t stride = vectors / (depth * accumulators);
@@ -636,11 +632,11 @@ class Row {
     return cut.threshold;
   }
 
-  // Marks what scores above the threshold in `selected`, returns how much does, and writes y as if nothing
-  // were selected unless it is null.
+  // Marks what scores above the threshold in `selected`, lists the blocks where anything does, and returns how
+  // many do. Writes y, unless kWrite is false, as if nothing were selected.
   template <bool kMaskOnly, bool kWrite>
-  static int64_t Mark(const Bits* x, Bits* y, uint8_t* selected, int64_t n, Lane threshold,
-                      const Products<T>& products) {
+  static int64_t Mark(const Bits* x, Bits* y, uint8_t* selected, int64_t n, Lane threshold, const Products<T>& products,
+                      int32_t* blocks) {
     const Vec threshold_vec = S::Set(threshold);
     int64_t count = 0;
     int64_t i = 0;
@@ -652,26 +648,154 @@ class Row {
         bits |= S::BitsOf(S::Above(L::Of(raw), threshold_vec)) << j;
         if (kWrite) S::Store(y + i + j, kMaskOnly ? Vec{} : products.Suppressed(raw));
       }
-      count += __builtin_popcountll(bits);
       StoreBits(selected + i / 8, bits, kBlock);
+      blocks[count] = static_cast<int32_t>(i / kBlock);
+      count += bits != 0;
     }
     if (i == n) return count;
     uint64_t bits = 0;
     for (int j = 0; i + j < n; j += kLanes) {
       const int lanes = static_cast<int>(Smaller(kLanes, n - i - j));
-      const Vec raw = S::LoadFirst(x + i + j, lanes < kLanes ? lanes : 0);
-      const Vec full = lanes < kLanes ? raw : S::Load(x + i + j);
-      const Mask valid = lanes < kLanes ? S::FirstLanes(lanes) : S::Equal(Vec{}, Vec{});
-      bits |= S::BitsOf(S::And(valid, S::Above(L::Of(full), threshold_vec))) << j;
+      const Vec raw = lanes < kLanes ? S::LoadFirst(x + i + j, lanes) : S::Load(x + i + j);
+      const Mask above = S::Above(L::Of(raw), threshold_vec);
+      bits |= S::BitsOf(lanes < kLanes ? S::And(S::FirstLanes(lanes), above) : above) << j;
       if (kWrite) {
-        const Vec product = kMaskOnly ? Vec{} : products.Suppressed(full);
+        const Vec product = kMaskOnly ? Vec{} : products.Suppressed(raw);
         lanes < kLanes ? S::StoreFirst(y + i + j, product, lanes) : S::Store(y + i + j, product);
       }
     }
     StoreBits(selected + i / 8, bits, static_cast<int>(n - i));
-    return count + __builtin_popcountll(bits);
+    blocks[count] = static_cast<int32_t>(i / kBlock);
+    return count + (bits != 0);
   }
 };
+
+// What a long row is searched with: see SeparateByStream.
+template <class T, Score kScore>
+struct Candidates {
+  using Lane = typename Scored<T, kScore>::Lane;
+  using Bits = typename T::Bits;
+
+  // At most an eighth of the row, so that all of this fits into a row of scratch, be it of 2-byte elements.
+  Candidates(void* scratch, int64_t n) : max_count(n / 8) {
+    const int64_t room = max_count + kBlock;
+    scores = static_cast<Lane*>(scratch);
+    bits = reinterpret_cast<Bits*>(scores + room);
+    indices = reinterpret_cast<int32_t*>(bits + room);
+    blocks = indices + room;
+  }
+
+  void Add(int64_t index, Bits element) {
+    indices[count] = static_cast<int32_t>(index);
+    bits[count++] = element;
+  }
+
+  // Takes those that the bitmask has in the first block_count of the listed blocks. False if they are too many.
+  bool Extract(const Bits* x, const uint8_t* selected, int64_t n, int64_t block_count) {
+    for (int64_t b = 0; b < block_count; ++b) {
+      const int64_t i = int64_t{blocks[b]} * kBlock;
+      uint64_t word = LoadBits(selected + i / 8, static_cast<int>(Smaller(kBlock, n - i)));
+      const int found = __builtin_popcountll(word);
+      if (count + found > max_count) return false;
+      // Most blocks have few. Four are always written, and the next block overwrites what wasn't there, so that
+      // there is less to predict.
+#pragma GCC unroll 4
+      for (int j = 0; j < 4; ++j) {
+        indices[count + j] = static_cast<int32_t>(i + __builtin_ctzll(word | uint64_t{1} << 63));
+        word &= word - 1;
+      }
+      for (int j = 4; j < found; ++j) {
+        indices[count + j] = static_cast<int32_t>(i + __builtin_ctzll(word));
+        word &= word - 1;
+      }
+      count += found;
+    }
+    for (int64_t i = 0; i < count; ++i) bits[i] = x[indices[i]];
+    return true;
+  }
+
+  const int64_t max_count;
+  int64_t count = 0;
+  Lane* scores;
+  Bits* bits;
+  int32_t* indices;
+  int32_t* blocks;
+};
+
+// Fills y as if nothing were selected.
+template <class T>
+void Suppress(const typename T::Bits* x, typename T::Bits* y, int64_t n, const Products<T>& products) {
+  using S = typename Products<T>::S;
+  int64_t i = 0;
+  if (products.MaskOnly()) {
+    std::memset(y, 0, n * sizeof(*y));
+    return;
+  }
+  for (; i + S::kLanes <= n; i += S::kLanes) S::Store(y + i, products.Suppressed(S::Load(x + i)));
+  const int rest = static_cast<int>(n - i);
+  if (rest > 0) S::StoreFirst(y + i, products.Suppressed(S::LoadFirst(x + i, rest)), rest);
+}
+
+// One pass over the row marks in the bitmask the candidates, which score above a bound that at least k scores
+// reach, and writes y as if nothing were selected. What is then left to do concerns the candidates alone: to
+// find the cut among them, to unmark those below it and to multiply the others. If the candidates are fewer
+// than k, the bound itself is the threshold. Returns false, with nothing written but the bitmask and (not in
+// place) y, where there are too many candidates.
+template <class T, Score kScore>
+bool SeparateByStream(const typename T::Bits* x, typename T::Bits* y, uint8_t* selected, int64_t n, int64_t k,
+                      const Products<T>& products, void* scratch) {
+  using R = Row<T, kScore>;
+  using L = typename R::L;
+  using S = typename R::S;
+  using Lane = typename R::Lane;
+  // The bitmask and the candidates' own bits hold what is needed of a row that is overwritten.
+  const bool in_place = x == y;
+  const Lane bound = R::LowerBound(x, n, k, static_cast<Lane*>(scratch));
+  const auto mark = in_place ? R::template Mark<true, false>
+                             : (products.MaskOnly() ? R::template Mark<true, true> : R::template Mark<false, true>);
+  Candidates<T, kScore> candidates(scratch, n);
+  const int64_t blocks = mark(x, y, selected, n, bound, products, candidates.blocks);
+  if (!candidates.Extract(x, selected, n, blocks)) return false;
+
+  if (candidates.count > k) {
+    int64_t i = 0;
+    for (; i < candidates.count; i += S::kLanes) S::Store(candidates.scores + i, L::Load(candidates.bits + i));
+    auto cut = SelectByBisection<Lanes<Lane>>(candidates.scores, candidates.count, k);
+    int64_t kept = 0;
+    for (i = 0; i < candidates.count; ++i) {
+      const int64_t index = candidates.indices[i];
+      const Lane score = candidates.scores[i];
+      const bool takes_quota = cut.quota > 0 && cut.IsEqual(score);
+      cut.quota -= takes_quota;
+      // Without a branch, as it could not be predicted.
+      const bool keep = takes_quota | cut.IsAbove(score);
+      candidates.bits[kept] = candidates.bits[i];
+      candidates.indices[kept] = static_cast<int32_t>(index);
+      kept += keep;
+      selected[index / 8] &= static_cast<uint8_t>(~(!keep << index % 8));
+    }
+    candidates.count = kept;
+  } else if (candidates.count < k) {
+    // At least k scores reach the bound, so the first of those that equal it make up for what is missing.
+    const auto bound_vec = S::Set(bound);
+    for (int64_t i = 0; candidates.count < k; i += S::kLanes) {
+      const int lanes = static_cast<int>(Smaller(S::kLanes, n - i));
+      const auto score = lanes == S::kLanes ? L::Load(x + i) : L::Of(S::LoadFirst(x + i, lanes));
+      uint64_t equal = S::BitsOf(S::Equal(score, bound_vec));
+      for (; equal != 0 && candidates.count < k; equal &= equal - 1) {
+        const int64_t index = i + __builtin_ctzll(equal);
+        candidates.Add(index, x[index]);
+        selected[index / 8] |= static_cast<uint8_t>(1 << index % 8);
+      }
+    }
+  }
+
+  if (in_place) Suppress<T>(x, y, n, products);
+  for (int64_t i = 0; i < candidates.count; ++i) {
+    y[candidates.indices[i]] = products.Separated(candidates.bits[i]);
+  }
+  return true;
+}
 
 // ---- Rows ------------------------------------------------------------------------------------------------
 
@@ -685,6 +809,7 @@ enum class Path {
 
 Path ChoosePath(int64_t n, int64_t k) {
   if (k == 0 || k == n) return Path::kAllOrNone;
+  if (n >= 512 && k <= n / 16) return Path::kStream;
   if (n >= 4096) return Path::kSample;
   return Path::kBisection;
 }
@@ -709,6 +834,8 @@ void SeparateRows(const SeparateArgs& args, int64_t begin, int64_t end, void* sc
         cut = args.k == 0 ? Cut<Lane>{Lane{}, 0, true} : Cut<Lane>{kLowest<Lane>, args.n};
         break;
       case Path::kStream:
+        if (SeparateByStream<T, kScore>(x, y, selected, args.n, args.k, products, scratch)) continue;
+        [[fallthrough]];
       case Path::kSample:
         cut = SelectBySample<L>(x, args.n, args.k, lanes);
         break;
