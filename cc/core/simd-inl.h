@@ -253,6 +253,55 @@ struct Simd {
   }
 #endif
 
+  // count + (a > b ? amount : 0)
+  static IntVec AddIfGreater(IntVec count, IntVec a, IntVec b, IntVec amount) {
+#if SEPARATIONFACTOR_AVX512
+    const __m512i a_bits = (__m512i)a, b_bits = (__m512i)b, count_bits = (__m512i)count, amount_bits = (__m512i)amount;
+    if constexpr (sizeof(Lane) == 4) {
+      return (IntVec)_mm512_mask_add_epi32(count_bits, _mm512_cmpgt_epi32_mask(a_bits, b_bits), count_bits,
+                                           amount_bits);
+    }
+    if constexpr (sizeof(Lane) == 8) {
+      return (IntVec)_mm512_mask_add_epi64(count_bits, _mm512_cmpgt_epi64_mask(a_bits, b_bits), count_bits,
+                                           amount_bits);
+    }
+#endif
+    return count + ((a > b) & amount);
+  }
+
+  // Loads of 16 bytes each, `stride` bytes apart, one after another.
+  static Vec LoadQuarters(const char* from, int64_t stride) {
+#if SEPARATIONFACTOR_AVX512
+    const auto load = [&](int part) { return _mm_loadu_si128(reinterpret_cast<const __m128i*>(from + part * stride)); };
+    __m512i vec = _mm512_castsi128_si512(load(0));
+    vec = _mm512_inserti32x4(vec, load(1), 1);
+    vec = _mm512_inserti32x4(vec, load(2), 2);
+    return (Vec)_mm512_inserti32x4(vec, load(3), 3);
+#elif SEPARATIONFACTOR_AVX2
+    const __m256i low = _mm256_castsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
+    return (Vec)_mm256_inserti128_si256(low, _mm_loadu_si128(reinterpret_cast<const __m128i*>(from + stride)), 1);
+#else
+    (void)stride;
+    return Load(from);
+#endif
+  }
+
+  // Within each 16 bytes: the lower or upper `kBytes`-wide elements of a and b in turns, as UNPCKLPS does.
+  template <int kBytes, bool kUpper>
+  static Vec Interleave(Vec a, Vec b) {
+    return MakeInterleave<kBytes, kUpper>(a, b, std::make_integer_sequence<int, kLanes>());
+  }
+  template <int kBytes, bool kUpper, int... kIndices>
+  static Vec MakeInterleave(Vec a, Vec b, std::integer_sequence<int, kIndices...>) {
+    constexpr int kPart = 16 / sizeof(Lane);      // lanes in 16 bytes
+    constexpr int kUnit = kBytes / sizeof(Lane);  // lanes in an element
+    constexpr auto source = [](int i) {
+      const int part = i / kPart * kPart, element = i % kPart / kUnit, lane = i % kUnit;
+      return part + (kUpper ? kPart / 2 : 0) + element / 2 * kUnit + lane + (element % 2 ? kLanes : 0);
+    };
+    return __builtin_shuffle(a, b, IntVec{static_cast<Integer>(source(kIndices))...});
+  }
+
   template <int kHalf = kLanes / 2>
   static Lane ReduceMax(Vec vec) {
     if constexpr (kHalf == 0) {

@@ -42,7 +42,10 @@ ParallelFor PoolOf(OpKernelContext* context) {
   auto* workers = context->device()->tensorflow_cpu_worker_threads()->workers;
   return [workers](int64_t total, int64_t cost, const std::function<void(int64_t, int64_t)>& work) {
     using ::tensorflow::thread::ThreadPool;
-    const ThreadPool::SchedulingParams by_cost(ThreadPool::SchedulingStrategy::kAdaptive, cost, std::nullopt);
+    // The pool counts in cycles; it runs what takes less than about 100,000 on the calling thread.
+    constexpr int64_t kCyclesPerNanosecond = 3;
+    const ThreadPool::SchedulingParams by_cost(ThreadPool::SchedulingStrategy::kAdaptive, cost * kCyclesPerNanosecond,
+                                               std::nullopt);
     workers->ParallelFor(total, by_cost, work);
   };
 }
