@@ -30,6 +30,10 @@ constexpr int16_t kHighest<int16_t> = INT16_MAX;
 
 inline int64_t Smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 inline int64_t Greater(int64_t a, int64_t b) { return a > b ? a : b; }
+inline float Least(float a, float b) { return a < b ? a : b; }
+
+// What it costs to look at a candidate, over what it costs to sample an entry, squared.
+constexpr float kSampleCost = 57600;
 
 // ---- Scores ----------------------------------------------------------------------------------------------
 
@@ -591,45 +595,40 @@ class Row {
 
   // ---- Long rows with a small k ----
 
-  // A score that at least k scores of the row reach: the k-th greatest of the maxima of groups of a part of
-  // the row. There are at least 2 k groups, of lanes that lie far apart, so that order in the row does not show.
-  static Lane LowerBound(const Bits* x, int64_t n, int64_t k, Lane* maxima) {
-    const int64_t vectors = n / kLanes;
-    const int64_t accumulators = Greater(4, (2 * k + kLanes - 1) / kLanes);
-    // The more of the row is looked at, the fewer candidates there are: about 1.4 k over the share. The share
-    // balances both costs; 32 was chosen by benchmark kernels_benchmark.
-    const float share = __builtin_sqrtf(32 * static_cast<float>(k) / static_cast<float>(n));
-    const int64_t wanted = share < 1 ? static_cast<int64_t>(share * static_cast<float>(vectors)) : vectors;
-    const int64_t depth = Greater(1, wanted / accumulators);
-    const int64_t stride = vectors / (depth * accumulators);
-    for (int64_t a = 0; a < accumulators; a += 4) {
-      Vec max0 = S::Set(kLowest<Lane>), max1 = max0, max2 = max0, max3 = max0;
-      const int64_t rest = Smaller(4, accumulators - a);
-      const Bits* from = x + a * stride * kLanes;
-      const int64_t row = accumulators * stride * kLanes;
-      if (rest == 4) {
-        for (int64_t d = 0; d < depth; ++d, from += row) {
-          max0 = S::Max(L::Load(from), max0);
-          max1 = S::Max(L::Load(from + stride * kLanes), max1);
-          max2 = S::Max(L::Load(from + 2 * stride * kLanes), max2);
-          max3 = S::Max(L::Load(from + 3 * stride * kLanes), max3);
-        }
-        S::Store(maxima + a * kLanes, max0);
-        S::Store(maxima + (a + 1) * kLanes, max1);
-        S::Store(maxima + (a + 2) * kLanes, max2);
-        S::Store(maxima + (a + 3) * kLanes, max3);
-      } else {
-        for (int64_t r = 0; r < rest; ++r) {
-          max0 = S::Set(kLowest<Lane>);
-          const Bits* lane_from = from + r * stride * kLanes;
-          for (int64_t d = 0; d < depth; ++d, lane_from += row) max0 = S::Max(L::Load(lane_from), max0);
-          S::Store(maxima + (a + r) * kLanes, max0);
-        }
+  // A score that at least k scores of the row very probably exceed, and not many more: one of the greatest of a
+  // sample. The sample falls into groups, of lanes that lie far apart, and of each group the greatest is kept.
+  // If `is_certain`, a lower score, which at least k scores surely reach: the k-th of the sample.
+  static Lane LowerBound(const Bits* x, int64_t n, int64_t k, bool is_certain, Lane* greatest) {
+    constexpr int kRun = 4;  // vectors that lie together
+    // A large sample takes long, a small one leaves many candidates; this share of the row balances both. The
+    // constant was chosen by kernels_benchmark.
+    const auto row_size = static_cast<float>(n), row_k = static_cast<float>(k);
+    const float share = Least(1.0f, __builtin_cbrtf(kSampleCost * row_k / (row_size * row_size)));
+    // How many of the k greatest the sample has, and three standard deviations more.
+    const float expected = share * row_k;
+    const float probable_rank = Least(row_k, expected + 3 * __builtin_sqrtf(expected) + 1);
+    const int64_t rank = is_certain ? k : static_cast<int64_t>(probable_rank);
+    // With twice as many groups as that, few of the greatest share one.
+    const int64_t runs = (2 * rank + kRun * kLanes - 1) / (kRun * kLanes);
+    const int64_t all_runs = n / (kRun * kLanes);
+    const int64_t depth = Greater(1, static_cast<int64_t>(share * static_cast<float>(all_runs)) / runs);
+    const int64_t stride = all_runs / (depth * runs) * kRun * kLanes;
+    for (int64_t run = 0; run < runs; ++run) {
+      Vec max = S::Set(kLowest<Lane>), max2 = max, max3 = max, max4 = max;
+      const Bits* from = x + run * stride;
+      for (int64_t d = 0; d < depth; ++d, from += runs * stride) {
+        max = S::Max(L::Load(from), max);
+        max2 = S::Max(L::Load(from + kLanes), max2);
+        max3 = S::Max(L::Load(from + 2 * kLanes), max3);
+        max4 = S::Max(L::Load(from + 3 * kLanes), max4);
       }
+      Lane* to = greatest + run * kRun * kLanes;
+      S::Store(to, max);
+      S::Store(to + kLanes, max2);
+      S::Store(to + 2 * kLanes, max3);
+      S::Store(to + 3 * kLanes, max4);
     }
-    const auto cut = SelectByBisection<Lanes<Lane>>(maxima, accumulators * kLanes, k);
-    // Where the bisection ended between two scores, the lower bound is the pivot: the k-th is above it.
-    return cut.threshold;
+    return SelectByBisection<Lanes<Lane>>(greatest, runs * kRun * kLanes, rank).threshold;
   }
 
   // Marks what scores above the threshold in `selected`, lists the blocks where anything does, and returns how
@@ -736,21 +735,79 @@ void Suppress(const typename T::Bits* x, typename T::Bits* y, int64_t n, const P
   if (rest > 0) S::StoreFirst(y + i, products.Suppressed(S::LoadFirst(x + i, rest)), rest);
 }
 
-// One pass over the row marks in the bitmask the candidates, which score above a bound that at least k scores
-// reach, and writes y as if nothing were selected. What is then left to do concerns the candidates alone: to
-// find the cut among them, to unmark those below it and to multiply the others. If the candidates are fewer
-// than k, the bound itself is the threshold. Returns false, with nothing written but the bitmask and (not in
-// place) y, where there are too many candidates.
+// k = 1: the first entry of the greatest score.
+template <class L>
+int64_t FindGreatest(const typename L::Element* x, int64_t n) {
+  using S = typename L::S;
+  using Lane = typename L::Lane;
+  constexpr int kLanes = S::kLanes;
+  // What has to be searched again for the entry is short.
+  constexpr int64_t kChunk = 1024;
+  const auto lowest = S::Set(kLowest<Lane>);
+  Lane greatest = kLowest<Lane>;
+  int64_t greatest_begin = 0;
+  bool is_nan = false;
+  for (int64_t begin = 0; begin < n && !is_nan; begin += kChunk) {
+    auto max = lowest, max2 = lowest, max3 = lowest, max4 = lowest;
+    auto nans = S::Unordered(lowest, lowest);
+    const int64_t end = Smaller(begin + kChunk, n);
+    int64_t i = begin;
+    for (; i + 4 * kLanes <= end; i += 4 * kLanes) {
+      const auto a = L::Load(x + i), b = L::Load(x + i + kLanes);
+      const auto c = L::Load(x + i + 2 * kLanes), d = L::Load(x + i + 3 * kLanes);
+      max = S::Max(a, max);
+      max2 = S::Max(b, max2);
+      max3 = S::Max(c, max3);
+      max4 = S::Max(d, max4);
+      nans |= S::Unordered(a, b);
+      nans |= S::Unordered(c, d);
+    }
+    for (; i < end; i += kLanes) {
+      const auto a = i + kLanes <= end ? L::Load(x + i) : L::LoadFirst(x + i, static_cast<int>(end - i), kLowest<Lane>);
+      max = S::Max(a, max);
+      nans |= S::Unordered(a, a);
+    }
+    const Lane chunk_greatest = S::ReduceMax(S::Max(S::Max(max, max2), S::Max(max3, max4)));
+    is_nan = S::BitsOf(nans) != 0;
+    if (is_nan || chunk_greatest > greatest) {
+      greatest = chunk_greatest;
+      greatest_begin = begin;
+    }
+  }
+  const auto greatest_vec = S::Set(greatest);
+  for (int64_t i = greatest_begin;; i += kLanes) {
+    const auto a = i + kLanes <= n ? L::Load(x + i) : L::LoadFirst(x + i, static_cast<int>(n - i), kLowest<Lane>);
+    const uint64_t bits = S::BitsOf(is_nan ? S::Unordered(a, a) : S::Equal(a, greatest_vec));
+    if (bits != 0) return i + __builtin_ctzll(bits);
+  }
+}
+
+template <class T, Score kScore>
+void SeparateGreatest(const typename T::Bits* x, typename T::Bits* y, uint8_t* selected, int64_t n,
+                      const Products<T>& products) {
+  const int64_t index = FindGreatest<Scored<T, kScore>>(x, n);
+  const auto bits = x[index];
+  std::memset(selected, 0, BitmaskBytes(n));
+  selected[index / 8] = static_cast<uint8_t>(1 << index % 8);
+  Suppress<T>(x, y, n, products);
+  y[index] = products.Separated(bits);
+}
+
+// One pass over the row marks in the bitmask the candidates, which score above a bound, and writes y as if nothing
+// were selected. What is then left to do concerns the candidates alone: to find the cut among them, to unmark
+// those below it and to multiply the others. If the candidates are fewer than k, it is ties as a rule, and the
+// bound itself is the threshold. Returns false where it is not, as may happen in sorted rows, and where there
+// are too many candidates; x is then as it was.
 template <class T, Score kScore>
 bool SeparateByStream(const typename T::Bits* x, typename T::Bits* y, uint8_t* selected, int64_t n, int64_t k,
-                      const Products<T>& products, void* scratch) {
+                      bool is_certain, const Products<T>& products, void* scratch) {
   using R = Row<T, kScore>;
   using L = typename R::L;
   using S = typename R::S;
   using Lane = typename R::Lane;
   // The bitmask and the candidates' own bits hold what is needed of a row that is overwritten.
   const bool in_place = x == y;
-  const Lane bound = R::LowerBound(x, n, k, static_cast<Lane*>(scratch));
+  const Lane bound = R::LowerBound(x, n, k, is_certain, static_cast<Lane*>(scratch));
   const auto mark = in_place ? R::template Mark<true, false>
                              : (products.MaskOnly() ? R::template Mark<true, true> : R::template Mark<false, true>);
   Candidates<T, kScore> candidates(scratch, n);
@@ -776,14 +833,16 @@ bool SeparateByStream(const typename T::Bits* x, typename T::Bits* y, uint8_t* s
     }
     candidates.count = kept;
   } else if (candidates.count < k) {
-    // At least k scores reach the bound, so the first of those that equal it make up for what is missing.
+    // If enough scores equal the bound, the first of them make up for what is missing.
     const auto bound_vec = S::Set(bound);
     for (int64_t i = 0; candidates.count < k; i += S::kLanes) {
+      if (i >= n) return false;
       const int lanes = static_cast<int>(Smaller(S::kLanes, n - i));
-      const auto score = lanes == S::kLanes ? L::Load(x + i) : L::Of(S::LoadFirst(x + i, lanes));
+      const auto score = lanes == S::kLanes ? L::Load(x + i) : L::LoadFirst(x + i, lanes, kHighest<Lane>);
       uint64_t equal = S::BitsOf(S::Equal(score, bound_vec));
       for (; equal != 0 && candidates.count < k; equal &= equal - 1) {
         const int64_t index = i + __builtin_ctzll(equal);
+        if (index >= n) return false;
         candidates.Add(index, x[index]);
         selected[index / 8] |= static_cast<uint8_t>(1 << index % 8);
       }
@@ -1125,6 +1184,7 @@ class ShortRows {
 enum class Path {
   kAllOrNone,  // k = 0 or k = n
   kShort,      // short rows: a vector's lanes are rows
+  kGreatest,   // k = 1
   kStream,     // a long row of which little is selected: candidates above a bound, one pass that writes as well
   kSample,     // any other long row: pivots from a sample, then bisection of what lies between them
   kBisection,  // the rest: bisection of the row, which is in the first-level cache
@@ -1134,7 +1194,8 @@ template <class Short>
 Path ChoosePath(int64_t n, int64_t k) {
   if (k == 0 || k == n) return Path::kAllOrNone;
   if (n <= Short::kMaxEntries) return Path::kShort;
-  if (n >= 512 && k <= n / 16) return Path::kStream;
+  if (k == 1) return Path::kGreatest;
+  if (n >= 2048 && k <= n / 256) return Path::kStream;
   if (n >= 4096) return Path::kSample;
   return Path::kBisection;
 }
@@ -1165,8 +1226,14 @@ void SeparateRows(const SeparateArgs& args, int64_t begin, int64_t end, void* sc
         break;
       case Path::kShort:
         break;
+      case Path::kGreatest:
+        SeparateGreatest<T, kScore>(x, y, selected, args.n, products);
+        continue;
       case Path::kStream:
-        if (SeparateByStream<T, kScore>(x, y, selected, args.n, args.k, products, scratch)) continue;
+        if (SeparateByStream<T, kScore>(x, y, selected, args.n, args.k, false, products, scratch) ||
+            SeparateByStream<T, kScore>(x, y, selected, args.n, args.k, true, products, scratch)) {
+          continue;
+        }
         [[fallthrough]];
       case Path::kSample:
         cut = SelectBySample<L>(x, args.n, args.k, lanes);
