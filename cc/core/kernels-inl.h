@@ -37,6 +37,49 @@ constexpr float kSampleCost = 57600;
 
 // ---- Scores ----------------------------------------------------------------------------------------------
 
+// Lanes as numbers to interpolate between, and back, roughly.
+template <class Lane>
+struct SameNumbers {
+  using Number = Lane;
+  static Number ToNumber(Lane lane) { return lane; }
+  static Lane ToLane(Number number) { return number; }
+};
+
+// Of the order keys of a half type. float16's bits, with an exponent of 5 bits where float32 has 8, are a number
+// 2^-112 times as great.
+template <class T>
+struct NumbersOfKeys {
+  using Number = float;
+  static constexpr bool kIsBFloat16 = std::is_same<T, BFloat16>::value;
+  static constexpr int kShift = kIsBFloat16 ? 16 : 13;
+  static constexpr float kScale = kIsBFloat16 ? 1.0f : 0x1p112f, kInverse = kIsBFloat16 ? 1.0f : 0x1p-112f;
+  static Number ToNumber(int16_t key) {
+    const int32_t magnitude = key < 0 ? ~key : key;
+    const float number = BitCast<float>(magnitude << kShift) * kScale;
+    return key < 0 ? -number : number;
+  }
+  static int16_t ToLane(Number number) {
+    const int32_t bits = BitCast<int32_t>(number * kInverse);
+    const auto magnitude = static_cast<int16_t>((bits & INT32_MAX) >> kShift);
+    return static_cast<int16_t>(bits < 0 ? ~magnitude : magnitude);
+  }
+};
+
+// Scores that are lanes already.
+template <class LaneType, class NumbersType = SameNumbers<LaneType>>
+struct Lanes {
+  using Element = LaneType;
+  using Lane = LaneType;
+  using Numbers = NumbersType;
+  using AsLanes = Lanes;
+  using S = Simd<Lane>;
+  using Vec = typename S::Vec;
+  static Vec Load(const Lane* x) { return S::Load(x); }
+  static Vec LoadFirst(const Lane* x, int count, Lane pad) {
+    return S::Blend(S::FirstLanes(count), S::LoadFirst(x, count), S::Set(pad));
+  }
+};
+
 // How the elements of a row become lanes to compare. With denormals-are-zero the floating-point comparisons
 // order float32 and float64 just as the contract has it, but for NaN; the half types become order keys.
 template <class T, Score kScore>
@@ -44,6 +87,8 @@ struct Scored {
   using Element = typename T::Bits;
   using Lane =
       std::conditional_t<sizeof(Element) == 4, float, std::conditional_t<sizeof(Element) == 8, double, int16_t>>;
+  using Numbers = std::conditional_t<sizeof(Element) == 2, NumbersOfKeys<T>, SameNumbers<Lane>>;
+  using AsLanes = Lanes<Lane, Numbers>;
   using S = Simd<Lane>;
   using Vec = typename S::Vec;
   using IntVec = typename S::IntVec;
@@ -67,19 +112,6 @@ struct Scored {
   // The first `count` lanes; `pad` after them.
   static Vec LoadFirst(const Element* x, int count, Lane pad) {
     return S::Blend(S::FirstLanes(count), Of(S::LoadFirst(x, count)), S::Set(pad));
-  }
-};
-
-// Scores that are lanes already.
-template <class LaneType>
-struct Lanes {
-  using Element = LaneType;
-  using Lane = LaneType;
-  using S = Simd<Lane>;
-  using Vec = typename S::Vec;
-  static Vec Load(const Lane* x) { return S::Load(x); }
-  static Vec LoadFirst(const Lane* x, int count, Lane pad) {
-    return S::Blend(S::FirstLanes(count), S::LoadFirst(x, count), S::Set(pad));
   }
 };
 
@@ -128,6 +160,7 @@ struct Factor {
     is_zero = __builtin_fabs(factor) < kSmallestNormal;
     number = is_zero ? Number{0} : static_cast<Number>(factor);
     is_constant = is_zero || factor != factor;
+    if (factor != factor) number = __builtin_copysign(Number{__builtin_nanf("")}, number);
     keep = is_constant ? Bits{0} : static_cast<Bits>(~Bits{0});
   }
   Bits operator*(Bits bits) const { return T::FromNumber(T::ToNumber(static_cast<Bits>(bits & keep)) * number); }
@@ -150,102 +183,111 @@ struct Multiply {
   static Vec By(Vec raw, Mask mask, Vec if_set, Vec if_not) { return raw * S::Blend(mask, if_set, if_not); }
 };
 
-// The half types: half a vector at a time in float32.
-template <class T>
-struct MultiplyHalf {
+// bfloat16: the upper half of a float32.
+struct MultiplyBFloat16 {
   using S = Simd<int16_t>;
-  using Vec = typename S::Vec;
-  using Mask = typename S::Mask;
+  using Vec = S::Vec;
+  using Mask = S::Mask;
   using Wide = Simd<float>;
   using WideVec = Wide::Vec;
-  typedef int16_t HalfVec __attribute__((vector_size(kVectorBytes / 2)));
-  typedef uint16_t HalfUnsigned __attribute__((vector_size(kVectorBytes / 2)));
-  typedef uint32_t WideUnsigned __attribute__((vector_size(kVectorBytes)));
+  using WideBits = Wide::IntVec;
 
-  static Vec By(Vec raw, WideVec factor) { return Narrow(Widen(Part<0>(raw)) * factor, Widen(Part<1>(raw)) * factor); }
+  static Vec By(Vec raw, WideVec factor) { return Narrow(raw, Low(Vec{}, raw) * factor, High(Vec{}, raw) * factor); }
   static Vec By(Vec raw, Mask mask, WideVec if_set, WideVec if_not) {
-    return Narrow(Widen(Part<0>(raw)) * Wide::Blend(MaskPart<0>(mask), if_set, if_not),
-                  Widen(Part<1>(raw)) * Wide::Blend(MaskPart<1>(mask), if_set, if_not));
+    const Vec lanes = S::Blend(mask, Vec{} - 1, Vec{});
+    const WideBits low = (WideBits)Low(lanes, lanes), high = (WideBits)High(lanes, lanes);
+    const WideBits set = (WideBits)if_set, not_set = (WideBits)if_not;
+    return Narrow(raw, Low(Vec{}, raw) * (WideVec)((low & set) | (~low & not_set)),
+                  High(Vec{}, raw) * (WideVec)((high & set) | (~high & not_set)));
   }
 
  private:
-  template <int kPart>
-  static HalfVec Part(Vec vec) {
-#if SEPARATIONFACTOR_AVX512
-    return (HalfVec)_mm512_extracti64x4_epi64((__m512i)vec, kPart);
-#elif SEPARATIONFACTOR_AVX2
-    return (HalfVec)_mm256_extracti128_si256((__m256i)vec, kPart);
-#else
-    HalfVec part;
-    __builtin_memcpy(&part, reinterpret_cast<const char*>(&vec) + kPart * sizeof(part), sizeof(part));
-    return part;
-#endif
+  // 32-bit lanes with b's above a's, of the lower or upper half of each 16 bytes.
+  static WideVec Low(Vec a, Vec b) { return (WideVec)S::template Interleave<2, false>(a, b); }
+  static WideVec High(Vec a, Vec b) { return (WideVec)S::template Interleave<2, true>(a, b); }
+
+  // As BFloat16::FromNumber. Only of a NaN in `raw` does the product have bits that rounding could carry away.
+  static Vec Narrow(Vec raw, WideVec low, WideVec high) {
+    const Vec rounded = S::PackUpper(Round((WideBits)low), Round((WideBits)high));
+    const Vec nan = (raw & S::SetInteger(INT16_MIN)) | S::SetInteger(0x7FC0);
+    return (raw & S::SetInteger(INT16_MAX)) > S::SetInteger(0x7F80) ? nan : rounded;
   }
-  static Vec Join(HalfVec low, HalfVec high) {
-#if SEPARATIONFACTOR_AVX512
-    return (Vec)_mm512_inserti64x4(_mm512_castsi256_si512((__m256i)low), (__m256i)high, 1);
-#elif SEPARATIONFACTOR_AVX2
-    return (Vec)_mm256_inserti128_si256(_mm256_castsi128_si256((__m128i)low), (__m128i)high, 1);
-#else
-    Vec vec;
-    __builtin_memcpy(&vec, &low, sizeof(low));
-    __builtin_memcpy(reinterpret_cast<char*>(&vec) + sizeof(low), &high, sizeof(high));
-    return vec;
-#endif
+  static WideBits Round(WideBits bits) { return bits + (((bits >> 16) & 1) + 0x7FFF); }
+};
+
+// float16, half a vector at a time in float32.
+struct MultiplyFloat16 {
+  using S = Simd<int16_t>;
+  using Vec = S::Vec;
+  using Mask = S::Mask;
+  using Wide = Simd<float>;
+  using WideVec = Wide::Vec;
+  typedef int16_t HalfVec __attribute__((vector_size(kVectorBytes / 2)));
+
+  static Vec By(Vec raw, WideVec factor) { return Narrow(Widen<0>(raw) * factor, Widen<1>(raw) * factor); }
+  static Vec By(Vec raw, Mask mask, WideVec if_set, WideVec if_not) {
+    return Narrow(Widen<0>(raw) * Wide::Blend(MaskPart<0>(mask), if_set, if_not),
+                  Widen<1>(raw) * Wide::Blend(MaskPart<1>(mask), if_set, if_not));
   }
+
+ private:
+#if SEPARATIONFACTOR_AVX512
   template <int kPart>
   static Wide::Mask MaskPart(Mask mask) {
-#if SEPARATIONFACTOR_AVX512
     return static_cast<Wide::Mask>(mask >> (16 * kPart));
-#else
-    return __builtin_convertvector(Part<kPart>(mask), Wide::IntVec);
-#endif
   }
-
-  static constexpr bool kIsBFloat16 = std::is_same<T, BFloat16>::value;
-
-  static WideVec Widen(HalfVec part) {
-    if constexpr (kIsBFloat16) {
-      return (WideVec)(__builtin_convertvector((HalfUnsigned)part, WideUnsigned) << 16);
-    } else {
-#if SEPARATIONFACTOR_AVX512
-      return _mm512_cvtph_ps((__m256i)part);
-#elif SEPARATIONFACTOR_AVX2
-      return _mm256_cvtph_ps((__m128i)part);
-#else
-      WideVec wide;
-      for (int i = 0; i < Wide::kLanes; ++i) wide[i] = T::ToNumber(static_cast<uint16_t>(part[i]));
-      return wide;
-#endif
-    }
-  }
-
-  static HalfVec NarrowPart(WideVec wide) {
-    if constexpr (kIsBFloat16) {
-      // As BFloat16::FromNumber.
-      const WideUnsigned bits = (WideUnsigned)wide;
-      const WideUnsigned rounded = bits + (0x7FFFu + ((bits >> 16) & 1u));
-      const WideUnsigned nan = (bits & 0x80000000u) | 0x7FC00000u;
-      const WideVec result = Wide::Blend(Wide::Unordered(wide, wide), (WideVec)nan, (WideVec)rounded);
-      return (HalfVec) __builtin_convertvector((WideUnsigned)result >> 16, HalfUnsigned);
-    } else {
-#if SEPARATIONFACTOR_AVX512
-      return (HalfVec)_mm512_cvtps_ph(wide, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-#elif SEPARATIONFACTOR_AVX2
-      return (HalfVec)_mm256_cvtps_ph(wide, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-#else
-      HalfVec part;
-      for (int i = 0; i < Wide::kLanes; ++i) part[i] = static_cast<int16_t>(T::FromNumber(wide[i]));
-      return part;
-#endif
-    }
+  template <int kPart>
+  static WideVec Widen(Vec vec) {
+    return _mm512_cvtph_ps(_mm512_extracti64x4_epi64((__m512i)vec, kPart));
   }
   static Vec Narrow(WideVec low, WideVec high) {
-    const Vec joined = Join(NarrowPart(low), NarrowPart(high));
-    if (kIsBFloat16) return joined;
-    // The instructions keep a NaN's payload; the contract has the quiet NaN of its sign.
-    const Vec nan = (joined & S::SetInteger(INT16_MIN)) | S::SetInteger(0x7E00);
-    return (joined & S::SetInteger(INT16_MAX)) > S::SetInteger(0x7C00) ? nan : joined;
+    constexpr int kRounding = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
+    return QuietNan((Vec)_mm512_inserti64x4(_mm512_castsi256_si512(_mm512_cvtps_ph(low, kRounding)),
+                                            _mm512_cvtps_ph(high, kRounding), 1));
+  }
+#elif SEPARATIONFACTOR_AVX2
+  template <int kPart>
+  static Wide::Mask MaskPart(Mask mask) {
+    return (Wide::Mask)_mm256_cvtepi16_epi32(_mm256_extracti128_si256((__m256i)mask, kPart));
+  }
+  template <int kPart>
+  static WideVec Widen(Vec vec) {
+    return _mm256_cvtph_ps(_mm256_extracti128_si256((__m256i)vec, kPart));
+  }
+  static Vec Narrow(WideVec low, WideVec high) {
+    constexpr int kRounding = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
+    return QuietNan((Vec)_mm256_inserti128_si256(_mm256_castsi128_si256(_mm256_cvtps_ph(low, kRounding)),
+                                                 _mm256_cvtps_ph(high, kRounding), 1));
+  }
+#else
+  template <int kPart>
+  static Wide::Mask MaskPart(Mask mask) {
+    Wide::Mask part;
+    for (int i = 0; i < Wide::kLanes; ++i) part[i] = mask[kPart * Wide::kLanes + i];
+    return part;
+  }
+  template <int kPart>
+  static WideVec Widen(Vec vec) {
+    WideVec wide;
+    for (int i = 0; i < Wide::kLanes; ++i) {
+      wide[i] = Float16::ToNumber(static_cast<uint16_t>(vec[kPart * Wide::kLanes + i]));
+    }
+    return wide;
+  }
+  static Vec Narrow(WideVec low, WideVec high) {
+    Vec vec;
+    for (int i = 0; i < Wide::kLanes; ++i) {
+      vec[i] = static_cast<int16_t>(Float16::FromNumber(low[i]));
+      vec[Wide::kLanes + i] = static_cast<int16_t>(Float16::FromNumber(high[i]));
+    }
+    return vec;
+  }
+#endif
+
+  // The instructions keep a NaN's payload; the contract has the quiet NaN of its sign.
+  static Vec QuietNan(Vec vec) {
+    const Vec nan = (vec & S::SetInteger(INT16_MIN)) | S::SetInteger(0x7E00);
+    return (vec & S::SetInteger(INT16_MAX)) > S::SetInteger(0x7C00) ? nan : vec;
   }
 };
 
@@ -253,7 +295,9 @@ struct MultiplyHalf {
 template <class T>
 class Products {
  public:
-  using Multiplier = std::conditional_t<sizeof(typename T::Bits) == 2, MultiplyHalf<T>, Multiply<T>>;
+  using Multiplier =
+      std::conditional_t<std::is_same<T, BFloat16>::value, MultiplyBFloat16,
+                         std::conditional_t<std::is_same<T, Float16>::value, MultiplyFloat16, Multiply<T>>>;
   using S = typename Multiplier::S;
   using Vec = typename S::Vec;
   using IntVec = typename S::IntVec;
@@ -376,7 +420,8 @@ Cut<typename L::Lane> SelectByBisection(const typename L::Element* v, int64_t n,
   using S = typename L::S;
   using Lane = typename L::Lane;
   using Integer = typename S::Integer;
-  using Real = std::conditional_t<std::is_same<Lane, double>::value, double, float>;
+  using Numbers = typename L::Numbers;
+  using Number = typename Numbers::Number;
   constexpr int kGuesses = 8;
 
   auto low_vec = S::Set(kHighest<Lane>), high_vec = S::Set(kLowest<Lane>);
@@ -424,11 +469,13 @@ Cut<typename L::Lane> SelectByBisection(const typename L::Element* v, int64_t n,
     // The middle, without overflow.
     Integer pivot_key = static_cast<Integer>((low_key & high_key) + ((low_key ^ high_key) >> 1));
     if (step < kGuesses) {
-      const Real span = static_cast<Real>(high) - static_cast<Real>(low);
-      const Real guess = static_cast<Real>(high) - span * static_cast<Real>(high_odds / (high_odds - low_odds));
+      const Number low_number = Numbers::ToNumber(low), high_number = Numbers::ToNumber(high);
+      const auto fraction = static_cast<Number>(high_odds / (high_odds - low_odds));
+      const Number guess = high_number - (high_number - low_number) * fraction;
       // Infinite ends make no guess.
-      if (guess >= static_cast<Real>(low) && guess < static_cast<Real>(high)) {
-        pivot_key = OrderKey(static_cast<Lane>(guess));
+      if (guess >= low_number && guess < high_number) {
+        const Integer guess_key = OrderKey(Numbers::ToLane(guess));
+        pivot_key = guess_key >= low_key && guess_key < high_key ? guess_key : pivot_key;
       }
     }
     const Lane pivot = LaneOfKey<Lane>(pivot_key);
@@ -468,11 +515,11 @@ Cut<typename L::Lane> SelectBySample(const typename L::Element* v, int64_t n, in
   const auto rank_low = static_cast<int64_t>(kSample * share + deviation) + 1;
   Lane high = kHighest<Lane>, low = kLowest<Lane>;
   if (rank_high >= 1) {
-    const auto cut = SelectByBisection<Lanes<Lane>>(sample, kSample, rank_high);
+    const auto cut = SelectByBisection<typename L::AsLanes>(sample, kSample, rank_high);
     if (!cut.is_nan) high = cut.threshold;
   }
   if (rank_low <= kSample) {
-    const auto cut = SelectByBisection<Lanes<Lane>>(sample, kSample, rank_low);
+    const auto cut = SelectByBisection<typename L::AsLanes>(sample, kSample, rank_low);
     if (!cut.is_nan) low = cut.threshold;
   }
 
@@ -486,7 +533,7 @@ Cut<typename L::Lane> SelectBySample(const typename L::Element* v, int64_t n, in
   });
   const int64_t above = above_high.Total();
   if (above < k && k <= above + count) {
-    auto cut = SelectByBisection<Lanes<Lane>>(between, count, k - above);
+    auto cut = SelectByBisection<typename L::AsLanes>(between, count, k - above);
     return cut;
   }
   if (k > above + count && k <= above + count + CountEqual<L>(v, n, low)) return {low, k - above - count};
@@ -628,7 +675,7 @@ class Row {
       S::Store(to + 2 * kLanes, max3);
       S::Store(to + 3 * kLanes, max4);
     }
-    return SelectByBisection<Lanes<Lane>>(greatest, runs * kRun * kLanes, rank).threshold;
+    return SelectByBisection<typename L::AsLanes>(greatest, runs * kRun * kLanes, rank).threshold;
   }
 
   // Marks what scores above the threshold in `selected`, lists the blocks where anything does, and returns how
@@ -817,7 +864,7 @@ bool SeparateByStream(const typename T::Bits* x, typename T::Bits* y, uint8_t* s
   if (candidates.count > k) {
     int64_t i = 0;
     for (; i < candidates.count; i += S::kLanes) S::Store(candidates.scores + i, L::Load(candidates.bits + i));
-    auto cut = SelectByBisection<Lanes<Lane>>(candidates.scores, candidates.count, k);
+    auto cut = SelectByBisection<typename L::AsLanes>(candidates.scores, candidates.count, k);
     int64_t kept = 0;
     for (i = 0; i < candidates.count; ++i) {
       const int64_t index = candidates.indices[i];
@@ -925,6 +972,7 @@ class ShortRows {
  public:
   using L = Scored<T, kScore>;
   using Bits = typename T::Bits;
+  using Numbers = typename L::Numbers;
   using Wide = Simd<typename T::Number>;
   using Vec = typename Wide::Vec;
   using IntVec = typename Wide::IntVec;
@@ -1045,12 +1093,20 @@ class ShortRows {
     return bits ^ ((bits >> (8 * sizeof(Integer) - 1)) & Wide::SetInteger(kNotSign));
   }
   static Vec NumberOf(IntVec key) {
-    if constexpr (kIsHalf) return __builtin_convertvector(key, Vec);
-    return (Vec)Ordered(key);
+    if constexpr (kIsHalf) {
+      const IntVec sign = key >> 31;
+      return (Vec)(((key ^ sign) << Numbers::kShift) | (sign & INT32_MIN)) * Numbers::kScale;
+    } else {
+      return (Vec)Ordered(key);
+    }
   }
   static IntVec KeyOfNumber(Vec number) {
-    if constexpr (kIsHalf) return __builtin_convertvector(number, IntVec);
-    return Ordered((IntVec)number);
+    if constexpr (kIsHalf) {
+      const IntVec bits = (IntVec)(number * Numbers::kInverse);
+      return ((bits & INT32_MAX) >> Numbers::kShift) ^ (bits >> 31);
+    } else {
+      return Ordered((IntVec)number);
+    }
   }
 
   // k = 1: the bit of the first greatest of each row.
@@ -1239,7 +1295,16 @@ void SeparateRows(const SeparateArgs& args, int64_t begin, int64_t end, void* sc
         cut = SelectBySample<L>(x, args.n, args.k, lanes);
         break;
       case Path::kBisection:
-        cut = SelectByBisection<L>(x, args.n, args.k);
+        if constexpr (sizeof(Bits) == 2) {
+          // Making keys costs more than comparing them, so it is done once.
+          for (int64_t i = 0; i < args.n; i += L::S::kLanes) {
+            const bool is_full = i + L::S::kLanes <= args.n;
+            L::S::Store(lanes + i, is_full ? L::Load(x + i) : L::LoadFirst(x + i, static_cast<int>(args.n - i), 0));
+          }
+          cut = SelectByBisection<typename L::AsLanes>(lanes, args.n, args.k);
+        } else {
+          cut = SelectByBisection<L>(x, args.n, args.k);
+        }
         break;
     }
     R::Write(x, y, selected, args.n, cut, products);

@@ -253,6 +253,20 @@ struct Simd {
   }
 #endif
 
+  // The upper halves of 32-bit lanes, each 16 bytes of `low` before those of `high`: undoes Interleave<2>.
+  template <class WideVec>
+  static Vec PackUpper(WideVec low, WideVec high) {
+#if SEPARATIONFACTOR_AVX512
+    return (Vec)_mm512_packs_epi32((__m512i)(low >> 16), (__m512i)(high >> 16));
+#elif SEPARATIONFACTOR_AVX2
+    return (Vec)_mm256_packs_epi32((__m256i)(low >> 16), (__m256i)(high >> 16));
+#elif defined(__SSE2__)
+    return (Vec)_mm_packs_epi32((__m128i)(low >> 16), (__m128i)(high >> 16));
+#else
+    return __builtin_shuffle((Vec)low, (Vec)high, IntVec{1, 3, 5, 7, 9, 11, 13, 15});
+#endif
+  }
+
   // count + (a > b ? amount : 0)
   static IntVec AddIfGreater(IntVec count, IntVec a, IntVec b, IntVec amount) {
 #if SEPARATIONFACTOR_AVX512
