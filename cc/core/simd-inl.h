@@ -30,6 +30,21 @@ constexpr int kVectorBytes = 32;
 constexpr int kVectorBytes = 16;
 #endif
 
+#if SEPARATIONFACTOR_AVX2
+// The indices of the set bits of each byte, one in each byte of a word.
+struct SetBits {
+  constexpr SetBits() : of() {
+    for (int byte = 0; byte < 256; ++byte) {
+      for (int bit = 0, count = 0; bit < 8; ++bit) {
+        if ((byte >> bit & 1) != 0) of[byte] |= static_cast<uint64_t>(bit) << (8 * count++);
+      }
+    }
+  }
+  uint64_t of[256];
+};
+constexpr SetBits kSetBits;
+#endif
+
 template <int kBytes>
 struct IntegerOfSize;
 template <>
@@ -246,11 +261,35 @@ struct Simd {
 #endif
 
   static int Compress(Lane* to, Mask mask, Vec vec) {
+#if SEPARATIONFACTOR_AVX2
+    if constexpr (sizeof(Lane) == 2) {
+      const auto bits = static_cast<uint32_t>(BitsOf(mask));
+      const int low_count = __builtin_popcount(bits & 0xFF);
+      Compress8(to, bits & 0xFF, _mm256_castsi256_si128((__m256i)vec));
+      Compress8(to + low_count, bits >> 8, _mm256_extracti128_si256((__m256i)vec, 1));
+      return __builtin_popcount(bits);
+    } else {
+      // A 64-bit lane is two of 32.
+      const auto bits = static_cast<uint32_t>(_mm256_movemask_ps((__m256)mask));
+      const __m256i order = _mm256_cvtepu8_epi32(_mm_cvtsi64_si128(static_cast<int64_t>(kSetBits.of[bits])));
+      Store(to, (Vec)_mm256_permutevar8x32_epi32((__m256i)vec, order));
+      return __builtin_popcount(bits) * 4 / static_cast<int>(sizeof(Lane));
+    }
+#else
     uint64_t bits = BitsOf(mask);
     int count = 0;
     for (; bits != 0; bits &= bits - 1) to[count++] = vec[__builtin_ctzll(bits)];
     return count;
+#endif
   }
+#if SEPARATIONFACTOR_AVX2
+  static void Compress8(Lane* to, uint32_t bits, __m128i vec) {
+    // Each 16-bit lane is two bytes.
+    const __m128i order = _mm_cvtsi64_si128(static_cast<int64_t>(kSetBits.of[bits]));
+    const __m128i first = _mm_add_epi8(order, order), second = _mm_add_epi8(first, _mm_set1_epi8(1));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm_shuffle_epi8(vec, _mm_unpacklo_epi8(first, second)));
+  }
+#endif
 #endif
 
   // The upper halves of 32-bit lanes, each 16 bytes of `low` before those of `high`: undoes Interleave<2>.
