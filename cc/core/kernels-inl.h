@@ -496,10 +496,9 @@ Cut<typename L::Lane> SelectByBisection(const typename L::Element* v, int64_t n,
   return {LaneOfKey<Lane>(high_key), k - above_high};
 }
 
-// The cut of the k greatest of a long row: two pivots from a sample enclose it, and one pass keeps what lies
-// between them. `between` has room for n lanes and a vector. Where the sample misleads, all of v is bisected.
+// Scores that the k-th greatest of a long row very probably lies between: above `low`, and not above `high`.
 template <class L>
-Cut<typename L::Lane> SelectBySample(const typename L::Element* v, int64_t n, int64_t k, typename L::Lane* between) {
+Range<typename L::Lane> SamplePivots(const typename L::Element* v, int64_t n, int64_t k) {
   using S = typename L::S;
   using Lane = typename L::Lane;
   constexpr int kLanes = S::kLanes;
@@ -513,30 +512,48 @@ Cut<typename L::Lane> SelectBySample(const typename L::Element* v, int64_t n, in
   const float deviation = 3 * __builtin_sqrtf(kSample * share * (1 - share)) + 1;
   const auto rank_high = static_cast<int64_t>(kSample * share - deviation);
   const auto rank_low = static_cast<int64_t>(kSample * share + deviation) + 1;
-  Lane high = kHighest<Lane>, low = kLowest<Lane>;
+  Range<Lane> pivots{kLowest<Lane>, kHighest<Lane>};
   if (rank_high >= 1) {
     const auto cut = SelectByBisection<typename L::AsLanes>(sample, kSample, rank_high);
-    if (!cut.is_nan) high = cut.threshold;
+    if (!cut.is_nan) pivots.high = cut.threshold;
   }
   if (rank_low <= kSample) {
     const auto cut = SelectByBisection<typename L::AsLanes>(sample, kSample, rank_low);
-    if (!cut.is_nan) low = cut.threshold;
+    if (!cut.is_nan) pivots.low = cut.threshold;
   }
+  return pivots;
+}
 
-  const auto high_vec = S::Set(high), low_vec = S::Set(low);
+struct Between {
+  int64_t above;  // how many scores are above the upper pivot
+  int64_t count;  // how many between the pivots
+};
+
+// Keeps the scores between the pivots in `between`, which has room for n lanes and a vector.
+template <class L>
+Between KeepBetween(const typename L::Element* v, int64_t n, Range<typename L::Lane> pivots,
+                    typename L::Lane* between) {
+  using S = typename L::S;
+  const auto high_vec = S::Set(pivots.high), low_vec = S::Set(pivots.low);
   typename S::Counter above_high;
   int64_t count = 0;
-  ForEachVec<L>(v, n, kLowest<Lane>, [&](auto x) {
+  ForEachVec<L>(v, n, kLowest<typename L::Lane>, [&](auto x) {
     const auto above = S::Above(x, high_vec);
     above_high.Add(above);
     count += S::Compress(between + count, S::AndNot(S::Above(x, low_vec), above), x);
   });
-  const int64_t above = above_high.Total();
-  if (above < k && k <= above + count) {
-    auto cut = SelectByBisection<typename L::AsLanes>(between, count, k - above);
-    return cut;
-  }
-  if (k > above + count && k <= above + count + CountEqual<L>(v, n, low)) return {low, k - above - count};
+  return {above_high.Total(), count};
+}
+
+// The cut of the k greatest of a long row: two pivots from a sample enclose it, and one pass keeps what lies
+// between them. `between` is as above. Where the sample misleads, all of v is bisected.
+template <class L>
+Cut<typename L::Lane> SelectBySample(const typename L::Element* v, int64_t n, int64_t k, typename L::Lane* between) {
+  const auto pivots = SamplePivots<L>(v, n, k);
+  const Between kept = KeepBetween<L>(v, n, pivots, between);
+  const int64_t rest = k - kept.above;
+  if (0 < rest && rest <= kept.count) return SelectByBisection<typename L::AsLanes>(between, kept.count, rest);
+  if (rest > kept.count && rest <= kept.count + CountEqual<L>(v, n, pivots.low)) return {pivots.low, rest - kept.count};
   return SelectByBisection<L>(v, n, k);
 }
 
@@ -551,6 +568,7 @@ inline uint64_t LowestBits(uint64_t bits, int64_t count) {
 }
 
 constexpr int kBlock = 64;  // entries of a row whose bits make one word
+static_assert(Segments::kGranularity % kBlock == 0, "a segment has whole blocks");
 
 inline void StoreBits(uint8_t* selected, uint64_t bits, int count) {
   // Little-endian, as all machines this runs on are.
@@ -722,10 +740,16 @@ struct Candidates {
   using Lane = typename Scored<T, kScore>::Lane;
   using Bits = typename T::Bits;
 
-  // At most an eighth of the row, so that all of this fits into a row of scratch, be it of 2-byte elements.
-  Candidates(void* scratch, int64_t n) : max_count(n / 8) {
+  // Of an eighth of a row, all of this fits into a row of scratch, be it of 2-byte elements.
+  static constexpr int64_t MaxCount(int64_t n) { return n / 8; }
+  // Without the list of blocks.
+  static constexpr int64_t Bytes(int64_t max_count) {
+    return (max_count + kBlock) * static_cast<int64_t>(sizeof(Lane) + sizeof(Bits) + sizeof(int32_t));
+  }
+
+  Candidates(void* memory, int64_t max_count) : max_count(max_count) {
     const int64_t room = max_count + kBlock;
-    scores = static_cast<Lane*>(scratch);
+    scores = static_cast<Lane*>(memory);
     bits = reinterpret_cast<Bits*>(scores + room);
     indices = reinterpret_cast<int32_t*>(bits + room);
     blocks = indices + room;
@@ -760,7 +784,7 @@ struct Candidates {
     return true;
   }
 
-  const int64_t max_count;
+  int64_t max_count;
   int64_t count = 0;
   Lane* scores;
   Bits* bits;
@@ -840,27 +864,26 @@ void SeparateGreatest(const typename T::Bits* x, typename T::Bits* y, uint8_t* s
   y[index] = products.Separated(bits);
 }
 
-// One pass over the row marks in the bitmask the candidates, which score above a bound, and writes y as if nothing
-// were selected. What is then left to do concerns the candidates alone: to find the cut among them, to unmark
-// those below it and to multiply the others. If the candidates are fewer than k, it is ties as a rule, and the
-// bound itself is the threshold. Returns false where it is not, as may happen in sorted rows, and where there
-// are too many candidates; x is then as it was.
+// Marks the candidates of a row, or of a part of one, and lists them. Writes y as if nothing were selected, unless
+// y is x: then the bitmask and the candidates' own bits come to hold what is needed of x.
 template <class T, Score kScore>
-bool SeparateByStream(const typename T::Bits* x, typename T::Bits* y, uint8_t* selected, int64_t n, int64_t k,
-                      bool is_certain, const Products<T>& products, void* scratch) {
+bool FindCandidates(const typename T::Bits* x, typename T::Bits* y, uint8_t* selected, int64_t n,
+                    typename Row<T, kScore>::Lane bound, const Products<T>& products,
+                    Candidates<T, kScore>& candidates) {
   using R = Row<T, kScore>;
-  using L = typename R::L;
-  using S = typename R::S;
-  using Lane = typename R::Lane;
-  // The bitmask and the candidates' own bits hold what is needed of a row that is overwritten.
-  const bool in_place = x == y;
-  const Lane bound = R::LowerBound(x, n, k, is_certain, static_cast<Lane*>(scratch));
-  const auto mark = in_place ? R::template Mark<true, false>
-                             : (products.MaskOnly() ? R::template Mark<true, true> : R::template Mark<false, true>);
-  Candidates<T, kScore> candidates(scratch, n);
+  const auto mark = x == y ? R::template Mark<true, false>
+                           : (products.MaskOnly() ? R::template Mark<true, true> : R::template Mark<false, true>);
   const int64_t blocks = mark(x, y, selected, n, bound, products, candidates.blocks);
-  if (!candidates.Extract(x, selected, n, blocks)) return false;
+  return candidates.Extract(x, selected, n, blocks);
+}
 
+// Leaves those candidates that are selected, and unmarks the others. Candidates score above `bound`; if they are
+// fewer than k, it is ties as a rule, and the bound itself is the threshold. Returns false where it is not.
+template <class T, Score kScore>
+bool ChooseAmongCandidates(const typename T::Bits* x, uint8_t* selected, int64_t n, int64_t k,
+                           typename Row<T, kScore>::Lane bound, Candidates<T, kScore>& candidates) {
+  using L = Scored<T, kScore>;
+  using S = typename L::S;
   if (candidates.count > k) {
     int64_t i = 0;
     for (; i < candidates.count; i += S::kLanes) S::Store(candidates.scores + i, L::Load(candidates.bits + i));
@@ -868,7 +891,7 @@ bool SeparateByStream(const typename T::Bits* x, typename T::Bits* y, uint8_t* s
     int64_t kept = 0;
     for (i = 0; i < candidates.count; ++i) {
       const int64_t index = candidates.indices[i];
-      const Lane score = candidates.scores[i];
+      const auto score = candidates.scores[i];
       const bool takes_quota = cut.quota > 0 && cut.IsEqual(score);
       cut.quota -= takes_quota;
       // Without a branch, as it could not be predicted.
@@ -879,27 +902,49 @@ bool SeparateByStream(const typename T::Bits* x, typename T::Bits* y, uint8_t* s
       selected[index / 8] &= static_cast<uint8_t>(~(!keep << index % 8));
     }
     candidates.count = kept;
-  } else if (candidates.count < k) {
-    // If enough scores equal the bound, the first of them make up for what is missing.
-    const auto bound_vec = S::Set(bound);
-    for (int64_t i = 0; candidates.count < k; i += S::kLanes) {
-      if (i >= n) return false;
-      const int lanes = static_cast<int>(Smaller(S::kLanes, n - i));
-      const auto score = lanes == S::kLanes ? L::Load(x + i) : L::LoadFirst(x + i, lanes, kHighest<Lane>);
-      uint64_t equal = S::BitsOf(S::Equal(score, bound_vec));
-      for (; equal != 0 && candidates.count < k; equal &= equal - 1) {
-        const int64_t index = i + __builtin_ctzll(equal);
-        if (index >= n) return false;
-        candidates.Add(index, x[index]);
-        selected[index / 8] |= static_cast<uint8_t>(1 << index % 8);
-      }
+    return true;
+  }
+  // If enough scores equal the bound, the first of them make up for what is missing.
+  const auto bound_vec = S::Set(bound);
+  for (int64_t i = 0; candidates.count < k; i += S::kLanes) {
+    if (i >= n) return false;
+    const int lanes = static_cast<int>(Smaller(S::kLanes, n - i));
+    const auto score = lanes == S::kLanes ? L::Load(x + i) : L::LoadFirst(x + i, lanes, kHighest<typename L::Lane>);
+    uint64_t equal = S::BitsOf(S::Equal(score, bound_vec));
+    for (; equal != 0 && candidates.count < k; equal &= equal - 1) {
+      const int64_t index = i + __builtin_ctzll(equal);
+      if (index >= n) return false;
+      candidates.Add(index, x[index]);
+      selected[index / 8] |= static_cast<uint8_t>(1 << index % 8);
     }
   }
+  return true;
+}
 
-  if (in_place) Suppress<T>(x, y, n, products);
+template <class T, Score kScore>
+void WriteCandidates(const Candidates<T, kScore>& candidates, typename T::Bits* y, const Products<T>& products) {
   for (int64_t i = 0; i < candidates.count; ++i) {
     y[candidates.indices[i]] = products.Separated(candidates.bits[i]);
   }
+}
+
+// One pass over the row marks in the bitmask the candidates, which score above a bound, and writes y as if nothing
+// were selected. What is then left to do concerns the candidates alone. Returns false where the bound was too
+// high, as may happen in sorted rows unless it is certain, or so low that there are too many candidates; x is
+// then as it was.
+template <class T, Score kScore>
+bool SeparateByStream(const typename T::Bits* x, typename T::Bits* y, uint8_t* selected, int64_t n, int64_t k,
+                      bool is_certain, const Products<T>& products, void* scratch) {
+  using R = Row<T, kScore>;
+  using Lane = typename R::Lane;
+  const Lane bound = R::LowerBound(x, n, k, is_certain, static_cast<Lane*>(scratch));
+  Candidates<T, kScore> candidates(scratch, Candidates<T, kScore>::MaxCount(n));
+  if (!FindCandidates(x, y, selected, n, bound, products, candidates) ||
+      !ChooseAmongCandidates(x, selected, n, k, bound, candidates)) {
+    return false;
+  }
+  if (x == y) Suppress<T>(x, y, n, products);
+  WriteCandidates(candidates, y, products);
   return true;
 }
 
@@ -1375,6 +1420,145 @@ void ScaleRows(const ScaleSelectedArgs& args, int64_t begin, int64_t end) {
   }
 }
 
+// ---- One long row, shared by several threads --------------------------------------------------------------
+
+// The paths for long rows, where what goes over the row is done segment by segment and the rest on this thread.
+template <class T, Score kScore>
+class SplitRow {
+ public:
+  using L = Scored<T, kScore>;
+  using Lane = typename L::Lane;
+  using Bits = typename T::Bits;
+  using R = Row<T, kScore>;
+  using RowCandidates = Candidates<T, kScore>;
+
+  // `scratch` has ScratchBytes and, for each segment, kScratchSlack.
+  SplitRow(const SeparateArgs& args, int64_t row, const Segments& segments, void* scratch)
+      : x_(static_cast<const Bits*>(args.x) + row * args.n),
+        y_(static_cast<Bits*>(args.y) + row * args.n),
+        selected_(args.selected + row * BitmaskBytes(args.n)),
+        n_(args.n),
+        k_(args.k),
+        products_(args.separation, args.suppression),
+        segments_(segments),
+        scratch_(static_cast<char*>(scratch)) {}
+
+  void Separate() {
+    if (k_ == 0 || k_ == n_) {
+      Write(k_ == 0 ? Cut<Lane>{Lane{}, 0, true} : Cut<Lane>{kLowest<Lane>, n_});
+      return;
+    }
+    if (k_ <= n_ / 256 && (Stream(false) || Stream(true))) return;
+    Write(Select());
+  }
+
+ private:
+  // Calls function(segment, begin, size) for all segments, perhaps at the same time.
+  template <class Function>
+  void ForEachSegment(Function function) const {
+    struct Context {
+      const SplitRow* row;
+      Function* function;
+    } context{this, &function};
+    segments_.run(
+        segments_.pool,
+        [](void* pointer, int64_t segment) {
+          const auto& [row, function] = *static_cast<Context*>(pointer);
+          const int64_t begin = segment * row->segments_.length;
+          (*function)(segment, begin, Smaller(row->segments_.length, row->n_ - begin));
+        },
+        &context);
+  }
+  void* ScratchOf(int64_t segment) const {
+    return scratch_ + segment * (segments_.length * static_cast<int64_t>(sizeof(Bits)) + kScratchSlack);
+  }
+
+  bool Stream(bool is_certain) {
+    const Lane bound = R::LowerBound(x_, n_, k_, is_certain, reinterpret_cast<Lane*>(scratch_));
+    int64_t counts[Segments::kMaxCount];  // -1: too many
+    ForEachSegment([&](int64_t segment, int64_t begin, int64_t size) {
+      RowCandidates candidates(ScratchOf(segment), RowCandidates::MaxCount(size));
+      const bool fits =
+          FindCandidates(x_ + begin, y_ + begin, selected_ + begin / 8, size, bound, products_, candidates);
+      counts[segment] = fits ? candidates.count : -1;
+    });
+    int64_t total = 0;
+    for (int64_t segment = 0; segment < segments_.count; ++segment) {
+      if (counts[segment] < 0) return false;
+      total += counts[segment];
+    }
+    const int64_t max_count = Greater(total, k_);
+    void* const memory = __builtin_malloc(RowCandidates::Bytes(max_count));
+    if (memory == nullptr) return false;
+    RowCandidates candidates(memory, max_count);
+    for (int64_t segment = 0; segment < segments_.count; ++segment) {
+      const int64_t begin = segment * segments_.length;
+      const RowCandidates part(ScratchOf(segment), RowCandidates::MaxCount(Smaller(segments_.length, n_ - begin)));
+      for (int64_t i = 0; i < counts[segment]; ++i) candidates.Add(begin + part.indices[i], part.bits[i]);
+    }
+    const bool done = ChooseAmongCandidates(x_, selected_, n_, k_, bound, candidates);
+    if (done) {
+      if (x_ == y_) {
+        ForEachSegment(
+            [&](int64_t, int64_t begin, int64_t size) { Suppress<T>(x_ + begin, y_ + begin, size, products_); });
+      }
+      WriteCandidates(candidates, y_, products_);
+    }
+    __builtin_free(memory);
+    return done;
+  }
+
+  // SelectBySample.
+  Cut<Lane> Select() {
+    const auto pivots = SamplePivots<L>(x_, n_, k_);
+    Between parts[Segments::kMaxCount];
+    ForEachSegment([&](int64_t segment, int64_t begin, int64_t size) {
+      parts[segment] = KeepBetween<L>(x_ + begin, size, pivots, static_cast<Lane*>(ScratchOf(segment)));
+    });
+    Between kept{0, 0};
+    Lane* const between = reinterpret_cast<Lane*>(scratch_);
+    for (int64_t segment = 0; segment < segments_.count; ++segment) {
+      std::memmove(between + kept.count, ScratchOf(segment), parts[segment].count * sizeof(Lane));
+      kept.above += parts[segment].above;
+      kept.count += parts[segment].count;
+    }
+    const int64_t rest = k_ - kept.above;
+    if (0 < rest && rest <= kept.count) return SelectByBisection<typename L::AsLanes>(between, kept.count, rest);
+    if (rest > kept.count) {
+      const int64_t equal = CountEqual<L>(x_, n_, pivots.low);
+      if (rest <= kept.count + equal) return {pivots.low, rest - kept.count};
+    }
+    return SelectByBisection<L>(x_, n_, k_);
+  }
+
+  void Write(const Cut<Lane>& cut) {
+    // Which of those that equal the threshold are the first ones depends on all segments before.
+    int64_t quotas[Segments::kMaxCount] = {};
+    if (cut.quota > 0) {
+      ForEachSegment([&](int64_t segment, int64_t begin, int64_t size) {
+        quotas[segment] = cut.is_nan ? CountNan<L>(x_ + begin, size) : CountEqual<L>(x_ + begin, size, cut.threshold);
+      });
+      int64_t rest = cut.quota;
+      for (int64_t segment = 0; segment < segments_.count; ++segment) {
+        quotas[segment] = Smaller(quotas[segment], rest);
+        rest -= quotas[segment];
+      }
+    }
+    ForEachSegment([&](int64_t segment, int64_t begin, int64_t size) {
+      const Cut<Lane> part{cut.threshold, quotas[segment], cut.is_nan};
+      R::Write(x_ + begin, y_ + begin, selected_ + begin / 8, size, part, products_);
+    });
+  }
+
+  const Bits* const x_;
+  Bits* const y_;
+  uint8_t* const selected_;
+  const int64_t n_, k_;
+  const Products<T> products_;
+  const Segments& segments_;
+  char* const scratch_;
+};
+
 // ---- What separate.cc calls ------------------------------------------------------------------------------
 
 void SeparateAny(const SeparateArgs& args, int64_t begin, int64_t end, void* scratch) {
@@ -1388,11 +1572,22 @@ void SeparateAny(const SeparateArgs& args, int64_t begin, int64_t end, void* scr
   });
 }
 
+void SeparateSplitAny(const SeparateArgs& args, int64_t row, const Segments& segments, void* scratch) {
+  WithDType(args.dtype, [&](auto traits) {
+    using T = decltype(traits);
+    if (args.score == Score::kValue) {
+      SplitRow<T, Score::kValue>(args, row, segments, scratch).Separate();
+    } else {
+      SplitRow<T, Score::kMagnitude>(args, row, segments, scratch).Separate();
+    }
+  });
+}
+
 void ScaleAny(const ScaleSelectedArgs& args, int64_t begin, int64_t end) {
   WithDType(args.dtype, [&](auto traits) { ScaleRows<decltype(traits)>(args, begin, end); });
 }
 
-constexpr Kernels kKernels = {SeparateAny, ScaleAny};
+constexpr Kernels kKernels = {SeparateAny, SeparateSplitAny, ScaleAny};
 
 }  // namespace
 }  // namespace separationfactor

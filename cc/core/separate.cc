@@ -112,10 +112,46 @@ int64_t SeparateRowCost(const SeparateArgs& args) {
 int64_t ScaleRowCost(const ScaleSelectedArgs& args) { return std::max<int64_t>(1, args.n / 5); }
 constexpr int64_t kSumCost = 4;
 
+// Entries: about 20 microseconds, what it takes to wake a thread.
+constexpr int64_t kMinSegment = 65536;
+
+// Whether rows are split among the threads: where there are fewer than threads, and long enough to be worth it.
+bool IsSplit(int64_t rows, int64_t n, int threads) { return rows < threads && n >= 4 * kMinSegment; }
+
+// Several segments a thread, as threads are not equally fast.
+int64_t SegmentLength(int64_t n, int threads) {
+  const int64_t count = std::clamp<int64_t>(n / kMinSegment, 1, std::min<int64_t>(4 * threads, Segments::kMaxCount));
+  const int64_t length = (n + count - 1) / count;
+  return (length + Segments::kGranularity - 1) / Segments::kGranularity * Segments::kGranularity;
+}
+
+struct SegmentPool {
+  const ParallelFor& parallel_for;
+  int64_t count;
+  int64_t cost;
+
+  static void Run(void* pointer, void (*work)(void* context, int64_t segment), void* context) {
+    const auto& pool = *static_cast<SegmentPool*>(pointer);
+    pool.parallel_for(pool.count, pool.cost, [&](int64_t begin, int64_t end) {
+      const ScopedFlushDenormals flush;
+      for (int64_t segment = begin; segment < end; ++segment) work(context, segment);
+    });
+  }
+};
+
 }  // namespace
 
 void Separate(const SeparateArgs& args, const ParallelFor& parallel_for) {
   const Kernels& kernels = CurrentKernels();
+  if (IsSplit(args.rows, args.n, args.threads)) {
+    const int64_t length = SegmentLength(args.n, args.threads);
+    SegmentPool pool{parallel_for, (args.n + length - 1) / length, length / 2};
+    const Segments segments{pool.count, length, &pool, SegmentPool::Run};
+    const ScopedFlushDenormals flush;
+    Scratch scratch(ScratchBytes(args) + segments.count * kScratchSlack);
+    for (int64_t row = 0; row < args.rows; ++row) kernels.separate_split(args, row, segments, scratch.get());
+    return;
+  }
   parallel_for(args.rows, SeparateRowCost(args), [&](int64_t begin, int64_t end) {
     const ScopedFlushDenormals flush;
     Scratch scratch(ScratchBytes(args));
@@ -125,6 +161,24 @@ void Separate(const SeparateArgs& args, const ParallelFor& parallel_for) {
 
 void ScaleSelected(const ScaleSelectedArgs& args, const ParallelFor& parallel_for) {
   const Kernels& kernels = CurrentKernels();
+  if (IsSplit(args.rows, args.n, args.threads)) {
+    const int64_t length = SegmentLength(args.n, args.threads), count = (args.n + length - 1) / length;
+    const int64_t size = ElementBytes(args.dtype);
+    parallel_for(args.rows * count, length / 5, [&](int64_t begin, int64_t end) {
+      const ScopedFlushDenormals flush;
+      for (int64_t i = begin; i < end; ++i) {
+        const int64_t row = i / count, column = i % count * length;
+        ScaleSelectedArgs part = args;
+        part.rows = 1;
+        part.n = std::min(length, args.n - column);
+        part.v = static_cast<const char*>(args.v) + (row * args.n + column) * size;
+        part.out = static_cast<char*>(args.out) + (row * args.n + column) * size;
+        part.selected = args.selected + row * BitmaskBytes(args.n) + column / 8;
+        kernels.scale(part, 0, 1);
+      }
+    });
+    return;
+  }
   parallel_for(args.rows, ScaleRowCost(args), [&](int64_t begin, int64_t end) {
     const ScopedFlushDenormals flush;
     kernels.scale(args, begin, end);

@@ -51,6 +51,7 @@ struct SeparateArgs {
   const void* x;      // [rows, n]
   void* y;            // [rows, n]; may be x itself
   uint8_t* selected;  // [rows, BitmaskBytes(n)]
+  int threads = 1;    // how many parallel_for lends: fewer long rows than that are split among them
 };
 
 // y and the bitmask of the selected entries.
@@ -65,6 +66,7 @@ struct ScaleSelectedArgs {
   const void* v;            // [rows, n]
   const uint8_t* selected;  // [rows, BitmaskBytes(n)]
   void* out;                // [rows, n]; may be v itself
+  int threads = 1;          // as above
 };
 
 // out[i] = v[i] * (separation if i is selected else suppression): the gradient of Separate with respect to

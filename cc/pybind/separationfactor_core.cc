@@ -141,6 +141,7 @@ py::tuple SeparateArray(const py::array& x, int64_t k, double separation, double
   args.x = x.data();
   args.y = y.mutable_data();
   args.selected = selected.mutable_data();
+  args.threads = threads;
   const ParallelFor parallel_for = Threads(threads);
   if (x.size() > 0) {
     py::gil_scoped_release release;
@@ -164,6 +165,7 @@ py::array ScaleSelectedArray(const py::array& v, const py::array& selected, doub
   args.v = v.data();
   args.selected = static_cast<const uint8_t*>(selected.data());
   args.out = result.mutable_data();
+  args.threads = threads;
   const ParallelFor parallel_for = Threads(threads);
   if (v.size() > 0) {
     py::gil_scoped_release release;

@@ -50,6 +50,8 @@ ParallelFor PoolOf(OpKernelContext* context) {
   };
 }
 
+int ThreadsOf(OpKernelContext* context) { return context->device()->tensorflow_cpu_worker_threads()->num_threads; }
+
 // The rows of a tensor along its last axis.
 struct Rows {
   int64_t rows;
@@ -150,6 +152,7 @@ class SeparateOp : public OpKernel {
     args.x = x.data();
     args.y = y->data();
     args.selected = selected->flat<uint8_t>().data();
+    args.threads = ThreadsOf(context);
     Separate(args, PoolOf(context));
   }
 
@@ -182,6 +185,7 @@ class ScaleSelectedOp : public OpKernel {
     args.v = v.data();
     args.selected = selected.flat<uint8_t>().data();
     args.out = out->data();
+    args.threads = ThreadsOf(context);
     ScaleSelected(args, PoolOf(context));
   }
 };

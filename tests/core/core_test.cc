@@ -236,7 +236,7 @@ void CheckRows(const std::string& what, Buffer<T>& x, int64_t rows, int64_t n, i
       std::vector<uint8_t> selected(rows * bytes + 1, 0xAA);
       if (in_place) std::copy(x.data(), x.data() + rows * n, y.data());
       Separate({kDType<T>, score, rows, n, k, factors.separation, factors.suppression, in_place ? y.data() : x.data(),
-                y.data(), selected.data()},
+                y.data(), selected.data(), threads},
                Threads(threads));
       CHECK(y.IsCleanAround() && selected.back() == 0xAA, "%s %s n=%ld k=%ld", InstructionSetName(set), name, n, k);
       for (int64_t byte = 0; byte < rows * bytes; ++byte) {
@@ -266,7 +266,7 @@ void CheckRows(const std::string& what, Buffer<T>& x, int64_t rows, int64_t n, i
       Buffer<T> scaled(rows * n, rng() % 16);
       if (in_place) std::copy(x.data(), x.data() + rows * n, scaled.data());
       ScaleSelected({kDType<T>, rows, n, factors.separation, factors.suppression, in_place ? scaled.data() : x.data(),
-                     selected.data(), scaled.data()},
+                     selected.data(), scaled.data(), threads},
                     Threads(threads));
       CHECK(scaled == first && scaled.IsCleanAround(), "scaling: %s %s n=%ld k=%ld", InstructionSetName(set), name, n,
             k);
@@ -334,6 +334,25 @@ void TestLongRows(const char* dtype) {
   const int64_t n = 131072 + 3;
   for (const auto& distribution : LongDistributions<T>(n)) {
     CheckDistribution<T>(dtype, distribution, 1, n, {64, static_cast<int64_t>(rng() % n)}, rng);
+  }
+}
+
+// Fewer rows than threads: these share a row.
+template <class T>
+void TestSplitRows(const char* dtype) {
+  std::mt19937_64 rng(5);
+  const int64_t n = 262144 + 4096 + 77;
+  for (const auto& distribution : LongDistributions<T>(n)) {
+    Buffer<T> x(n, rng() % 16);
+    for (int64_t i = 0; i < n; ++i) x[i] = distribution.entry(rng, i);
+    const Score score = rng() % 2 ? Score::kValue : Score::kMagnitude;
+    const std::vector<std::vector<int64_t>> orders = {OrderOracle<T>(x.data(), n, score)};
+    const int64_t ks[] = {1, 1000, static_cast<int64_t>(rng() % n), rng() % 2 ? 0 : n};
+    const int threads[] = {2, 3, 7, 40};
+    for (int i = 0; i < 4; ++i) {
+      CheckRows<T>(std::string(dtype) + " split " + distribution.name, x, 1, n, ks[i], score,
+                   {1.5, rng() % 2 ? 0.25 : 0.0}, orders, threads[rng() % 4], rng);
+    }
   }
 }
 
@@ -439,6 +458,7 @@ void TestDType(const char* dtype) {
   TestSeparate<T>(dtype);
   TestManyShortRows<T>(dtype);
   TestLongRows<T>(dtype);
+  TestSplitRows<T>(dtype);
   TestFactors<T>(dtype);
 }
 
