@@ -11,6 +11,7 @@
 #include <thread>
 #include <vector>
 
+#include "core/instruction_set.h"
 #include "core/separate.h"
 
 namespace py = pybind11;
@@ -194,6 +195,22 @@ py::tuple SumSelectedArrays(const py::array& u, const py::array& v, const py::ar
   return py::make_tuple(sums.selected, sums.others);
 }
 
+std::vector<std::string> InstructionSetNames() {
+  std::vector<std::string> names;
+  for (const InstructionSet set : SupportedInstructionSets()) names.push_back(InstructionSetName(set));
+  return names;
+}
+
+void SetInstructionSetByName(const std::string& name) {
+  for (const InstructionSet set : SupportedInstructionSets()) {
+    if (name == InstructionSetName(set)) {
+      SetInstructionSet(set);
+      return;
+    }
+  }
+  throw py::value_error("name must be one of " + Str(py::cast(InstructionSetNames())) + ". Received: '" + name + "'");
+}
+
 }  // namespace
 
 PYBIND11_MODULE(separationfactor_core, module) {
@@ -262,6 +279,26 @@ Returns:
 Raises:
     TypeError: For a dtype `separate` does not take.
     ValueError: For an array that is not C-contiguous or does not fit the others.
+)doc");
+  module.def("instruction_set", [] { return std::string(InstructionSetName(CurrentInstructionSet())); }, R"doc(
+The name of the instruction set that this module's functions use.
+
+It is the last of `instruction_sets()` unless the environment variable SEPARATIONFACTOR_INSTRUCTION_SET names
+another. Results do not depend on it.
+)doc");
+  module.def("instruction_sets", &InstructionSetNames, R"doc(
+The names of the instruction sets that this build has and this CPU supports, slowest first.
+)doc");
+  module.def("set_instruction_set", &SetInstructionSetByName, "name"_a, R"doc(
+Switches this module's functions to another instruction set, for tests and benchmarks.
+
+TensorFlow's ops have a setting of their own, which follows the environment variable alone.
+
+Args:
+    name: One of `instruction_sets()`.
+
+Raises:
+    ValueError: For any other name.
 )doc");
 }
 

@@ -1,0 +1,235 @@
+// Times the kernels on one thread, over shapes, element types, distributions and instruction sets, beside what
+// they are measured against: relu and memcpy on the same rows, and selection by std::nth_element.
+//
+//   cmake -S . -B build/benchmark -DSEPARATIONFACTOR_BENCHMARK=ON   (Debian: libbenchmark-dev)
+//   cmake --build build/benchmark --target kernels_benchmark
+//   build/benchmark/kernels_benchmark --benchmark_filter='float32/normal/.*/avx512' --benchmark_repetitions=5
+//
+// Names read function/type/distribution/rows x n,k/instruction set; `entry` is the time of one entry. The shapes
+// are those of the contract's table. The constants in core/kernels-inl.h that say so were chosen by this
+// program: change one, build, and compare the shapes on both sides of the sizes in question (--shape=ROWSxN,K
+// adds one).
+
+#include <benchmark/benchmark.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <functional>
+#include <memory>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "core/dtypes.h"
+#include "core/instruction_set.h"
+#include "core/separate.h"
+
+namespace separationfactor {
+namespace {
+
+struct Shape {
+  int64_t rows, n, k;
+};
+
+std::vector<Shape> shapes = {{200, 10, 1},       {32768, 10, 1},     {32768, 10, 3},   {2048, 64, 8},
+                             {1024, 256, 16},    {512, 1000, 1},     {512, 1000, 25},  {512, 1000, 500},
+                             {128, 4000, 100},   {128, 16384, 32},   {32, 131072, 64}, {4, 1000000, 100},
+                             {32, 32768, 16384}, {1, 16777216, 1000}};
+
+struct Distribution {
+  const char* name;
+  std::function<double(std::mt19937_64&, int64_t i)> entry;
+};
+
+double Normal(std::mt19937_64& rng) { return std::normal_distribution<double>()(rng); }
+
+const std::vector<Distribution> distributions = {
+    {"normal", [](auto& rng, int64_t) { return Normal(rng); }},
+    {"ascending", [](auto&, int64_t i) { return static_cast<double>(i); }},
+    {"descending", [](auto&, int64_t i) { return -static_cast<double>(i); }},
+    {"constant", [](auto&, int64_t) { return 0.5; }},
+    {"half_zeros", [](auto& rng, int64_t) { return std::max(0.0, Normal(rng)); }},
+    {"sawtooth", [](auto&, int64_t i) { return static_cast<double>(i % 7); }},
+    {"four_values", [](auto& rng, int64_t) { return static_cast<double>(rng() % 4) - 1; }},
+    {"identical_leading_bits", [](auto& rng, int64_t) { return 1 + static_cast<double>(rng() % 256) * 0x1p-23; }},
+    {"all_magnitudes", [](auto& rng, int64_t) { return std::ldexp(Normal(rng), static_cast<int>(rng() % 200) - 100); }},
+};
+
+// Memory as TensorFlow's allocator aligns it.
+template <class Element>
+class Buffer {
+ public:
+  explicit Buffer(int64_t size)
+      : data_(static_cast<Element*>(std::aligned_alloc(64, (size * sizeof(Element) + 63) / 64 * 64)), &std::free) {
+    std::memset(data_.get(), 0, size * sizeof(Element));
+  }
+  Element* data() const { return data_.get(); }
+
+ private:
+  std::unique_ptr<Element, decltype(&std::free)> data_;
+};
+
+template <class T>
+struct Data {
+  using Bits = typename T::Bits;
+  Data(const Shape& shape, const Distribution& distribution)
+      : x(shape.rows * shape.n), y(shape.rows * shape.n), selected(shape.rows * BitmaskBytes(shape.n)) {
+    std::mt19937_64 rng(1);
+    for (int64_t i = 0; i < shape.rows * shape.n; ++i) {
+      const double entry = distribution.entry(rng, i % shape.n);
+      x.data()[i] = T::FromNumber(static_cast<typename T::Number>(entry));
+    }
+  }
+  Buffer<Bits> x, y;
+  Buffer<uint8_t> selected;
+};
+
+void Report(benchmark::State& state, const Shape& shape) {
+  using benchmark::Counter;
+  state.counters["entry"] =
+      Counter(static_cast<double>(shape.rows * shape.n), Counter::kIsIterationInvariantRate | Counter::kInvert);
+}
+
+template <class T>
+constexpr DType kDType = DType::kFloat32;
+template <>
+constexpr DType kDType<Float64> = DType::kFloat64;
+template <>
+constexpr DType kDType<BFloat16> = DType::kBFloat16;
+template <>
+constexpr DType kDType<Float16> = DType::kFloat16;
+
+const ParallelFor here = [](int64_t total, int64_t, const auto& work) { work(0, total); };
+
+template <class T>
+SeparateArgs ArgsOf(const Data<T>& data, const Shape& shape, double suppression) {
+  return {kDType<T>, Score::kValue, shape.rows,    shape.n,       shape.k,
+          1.0,       suppression,   data.x.data(), data.y.data(), data.selected.data()};
+}
+
+template <class T>
+void BenchmarkSeparate(benchmark::State& state, InstructionSet set, Shape shape, Distribution distribution,
+                       double suppression) {
+  SetInstructionSet(set);
+  const Data<T> data(shape, distribution);
+  const SeparateArgs args = ArgsOf(data, shape, suppression);
+  for (auto _ : state) Separate(args, here);
+  Report(state, shape);
+}
+
+template <class T>
+void BenchmarkScale(benchmark::State& state, InstructionSet set, Shape shape, Distribution distribution,
+                    double suppression) {
+  SetInstructionSet(set);
+  const Data<T> data(shape, distribution);
+  Separate(ArgsOf(data, shape, suppression), here);
+  const ScaleSelectedArgs args{kDType<T>,     shape.rows,           shape.n,      1.0, suppression,
+                               data.x.data(), data.selected.data(), data.y.data()};
+  for (auto _ : state) ScaleSelected(args, here);
+  Report(state, shape);
+}
+
+// The usual way: the threshold by nth_element on a copy, then a pass that compares. It neither orders ties nor
+// keeps a bitmask.
+template <class T>
+void BenchmarkNthElement(benchmark::State& state, Shape shape, Distribution distribution) {
+  const Data<T> data(shape, distribution);
+  std::vector<typename T::Number> row(shape.n), numbers(shape.n);
+  for (auto _ : state) {
+    for (int64_t r = 0; r < shape.rows; ++r) {
+      const auto* x = data.x.data() + r * shape.n;
+      auto* y = data.y.data() + r * shape.n;
+      std::transform(x, x + shape.n, numbers.begin(), T::ToNumber);
+      row = numbers;
+      const auto kth = row.begin() + (shape.k - 1);
+      std::nth_element(row.begin(), kth, row.end(), std::greater<>());
+      for (int64_t i = 0; i < shape.n; ++i) y[i] = numbers[i] >= *kth ? x[i] : 0;
+    }
+    benchmark::ClobberMemory();
+  }
+  Report(state, shape);
+}
+
+void BenchmarkRelu(benchmark::State& state, Shape shape) {
+  const Data<Float32> data(shape, distributions[0]);
+  const auto* x = reinterpret_cast<const float*>(data.x.data());
+  auto* y = reinterpret_cast<float*>(data.y.data());
+  for (auto _ : state) {
+    for (int64_t i = 0; i < shape.rows * shape.n; ++i) y[i] = x[i] > 0 ? x[i] : 0;
+    benchmark::ClobberMemory();
+  }
+  Report(state, shape);
+}
+
+void BenchmarkMemcpy(benchmark::State& state, Shape shape) {
+  const Data<Float32> data(shape, distributions[0]);
+  for (auto _ : state) {
+    std::memcpy(data.y.data(), data.x.data(), shape.rows * shape.n * sizeof(float));
+    benchmark::ClobberMemory();
+  }
+  Report(state, shape);
+}
+
+std::string NameOf(const Shape& shape) {
+  return std::to_string(shape.rows) + "x" + std::to_string(shape.n) + "," + std::to_string(shape.k);
+}
+
+template <class... Function>
+void Register(const std::string& name, Function&&... function) {
+  benchmark::RegisterBenchmark(name.c_str(), std::forward<Function>(function)...)->Unit(benchmark::kMicrosecond);
+}
+
+template <class T>
+void RegisterDType(const char* dtype) {
+  for (const Shape& shape : shapes) {
+    for (const Distribution& distribution : distributions) {
+      const std::string name = std::string("/") + dtype + "/" + distribution.name + "/" + NameOf(shape);
+      for (const InstructionSet set : SupportedInstructionSets()) {
+        const std::string suffix = name + "/" + InstructionSetName(set);
+        Register("separate" + suffix, BenchmarkSeparate<T>, set, shape, distribution, 0.0);
+        Register("separate_suppression" + suffix, BenchmarkSeparate<T>, set, shape, distribution, 0.25);
+        Register("scale" + suffix, BenchmarkScale<T>, set, shape, distribution, 0.0);
+        Register("scale_suppression" + suffix, BenchmarkScale<T>, set, shape, distribution, 0.25);
+      }
+      Register("nth_element" + name, BenchmarkNthElement<T>, shape, distribution);
+    }
+  }
+}
+
+void AddShape(const char* text) {
+  long rows, n, k;
+  if (std::sscanf(text, "%ldx%ld,%ld", &rows, &n, &k) != 3 || rows < 1 || k < 1 || k > n) {
+    std::fprintf(stderr, "--shape must be ROWSxN,K with 1 <= K <= N. Received: %s\n", text);
+    std::exit(1);
+  }
+  shapes.push_back({rows, n, k});
+}
+
+}  // namespace
+}  // namespace separationfactor
+
+int main(int argc, char** argv) {
+  using namespace separationfactor;
+  const std::string option = "--shape=";
+  char** end = std::remove_if(argv, argv + argc, [&](const char* argument) {
+    if (std::strncmp(argument, option.c_str(), option.size()) != 0) return false;
+    AddShape(argument + option.size());
+    return true;
+  });
+  argc = static_cast<int>(end - argv);
+  for (const Shape& shape : shapes) {
+    Register("relu/float32/normal/" + NameOf(shape), BenchmarkRelu, shape);
+    Register("memcpy/float32/normal/" + NameOf(shape), BenchmarkMemcpy, shape);
+  }
+  RegisterDType<Float32>("float32");
+  RegisterDType<Float64>("float64");
+  RegisterDType<BFloat16>("bfloat16");
+  RegisterDType<Float16>("float16");
+  benchmark::Initialize(&argc, argv);
+  if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 1;
+  benchmark::RunSpecifiedBenchmarks();
+  return 0;
+}
