@@ -1158,7 +1158,7 @@ class ShortRows {
   static IntVec Greatest(const IntVec* columns, int n) {
     IntVec greatest = columns[0], bit = Wide::SetInteger(1), bits = bit;
     for (int j = 1; j < n; ++j) {
-      bit += bit;
+      bit = Wide::AddWrapped(bit, bit);
       const auto above = columns[j] > greatest;
       bits = above ? bit : bits;
       greatest = above ? columns[j] : greatest;
@@ -1183,7 +1183,10 @@ class ShortRows {
     }
     const IntVec k_vec = Wide::SetInteger(static_cast<Integer>(k));
     IntVec bit = one, bits{};
-    for (int j = 0; j < n; ++j, bit += bit) bits = Wide::AddIfGreater(bits, k_vec, ranks[j], bit);
+    for (int j = 0; j < n; ++j) {
+      bits = Wide::AddIfGreater(bits, k_vec, ranks[j], bit);
+      bit = Wide::AddWrapped(bit, bit);
+    }
     return bits;
   }
 
@@ -1255,7 +1258,7 @@ class ShortRows {
       const Floats pivot_odds = LogOddsOf(CountsOf(above), size) - odds;
       high_odds = down ? pivot_odds : (up & was_low ? high_odds * 0.5f : high_odds);
       low_odds = up ? pivot_odds : (down & was_high ? low_odds * 0.5f : low_odds);
-      low = goes_up ? pivot + one : (is_found ? pivot : low);
+      low = goes_up ? Wide::AddWrapped(pivot, one) : (is_found ? pivot : low);
       high = goes_down | is_found ? pivot : high;
       above_high = goes_down | is_found ? above : above_high;
       was_low = up;

@@ -70,9 +70,12 @@ struct Simd {
   static constexpr bool kIsDouble = std::is_same<Lane, double>::value;
   typedef Lane Vec __attribute__((vector_size(kVectorBytes)));
   typedef Integer IntVec __attribute__((vector_size(kVectorBytes)));
+  typedef std::make_unsigned_t<Integer> UnsignedVec __attribute__((vector_size(kVectorBytes)));
 
   static Vec Set(Lane lane) { return lane - Vec{}; }
   static IntVec SetInteger(Integer lane) { return lane - IntVec{}; }
+
+  static IntVec AddWrapped(IntVec a, IntVec b) { return (IntVec)((UnsignedVec)a + (UnsignedVec)b); }
 
   // {0 ^ kXor, 1 ^ kXor, ...}
   template <int kXor = 0>
