@@ -462,8 +462,9 @@ Cut<typename L::Lane> SelectByBisection(const typename L::Element* v, int64_t n,
     high = LaneOfKey<Lane>(high_key);
     if (step % (kGuesses + 1) == kGuesses) {
       const auto range = RangeWithin<L>(v, n, low, high);
-      low_key = OrderKey(range.low);
-      high_key = OrderKey(range.high);
+      // Never outwards, where denormals, which compare as equal, have different keys.
+      low_key = OrderKey(range.low) > low_key ? OrderKey(range.low) : low_key;
+      high_key = OrderKey(range.high) < high_key ? OrderKey(range.high) : high_key;
       continue;
     }
     // The middle, without overflow.
@@ -1023,7 +1024,7 @@ class ShortRows {
   using IntVec = typename Wide::IntVec;
   using Integer = typename Wide::Integer;
   static constexpr int kRows = Wide::kLanes;
-  static constexpr int kMaxEntries = 128;
+  static constexpr int kMaxEntries = 256;
   static constexpr int kMaxRanked = 32;
   static constexpr bool kIsHalf = sizeof(Bits) == 2;
 
@@ -1271,6 +1272,11 @@ class ShortRows {
     using R = Row<T, kScore>;
     using Lane = typename R::Lane;
     for (int row = 0; row < rows; ++row) {
+      if constexpr (!kIsHalf) {
+        // A pivot among the negative denormals has the zeros above it, but compares as equal to them.
+        constexpr Integer kBelowDenormals = -(Integer{1} << (sizeof(Integer) == 4 ? 23 : 52)) - 1;
+        if (keys[row] < 0 && keys[row] > kBelowDenormals) keys[row] = kBelowDenormals;
+      }
       Cut<Lane> cut{LaneOfKey<Lane>(static_cast<typename L::S::Integer>(keys[row])), static_cast<int64_t>(quotas[row])};
       if (!kIsHalf && cut.threshold != cut.threshold) {
         // A pivot between infinity and NaN has the NaNs above it; as the threshold itself, NaN has nothing.
@@ -1295,10 +1301,12 @@ enum class Path {
 };
 
 template <class Short>
-Path ChoosePath(int64_t n, int64_t k) {
+Path ChoosePath(int64_t rows, int64_t n, int64_t k) {
   if (k == 0 || k == n) return Path::kAllOrNone;
-  if (n <= Short::kMaxEntries) return Path::kShort;
+  if (n <= Short::kMaxRanked) return Path::kShort;
   if (k == 1) return Path::kGreatest;
+  // It takes as long for one row as for a vector of rows.
+  if (n <= Short::kMaxEntries && rows > Short::kRows / 2) return Path::kShort;
   if (n >= 2048 && k <= n / 256) return Path::kStream;
   if (n >= 4096) return Path::kSample;
   return Path::kBisection;
@@ -1312,7 +1320,7 @@ void SeparateRows(const SeparateArgs& args, int64_t begin, int64_t end, void* sc
   using Bits = typename T::Bits;
   const Products<T> products(args.separation, args.suppression);
   using Short = ShortRows<T, kScore>;
-  const Path path = ChoosePath<Short>(args.n, args.k);
+  const Path path = ChoosePath<Short>(end - begin, args.n, args.k);
   if (path == Path::kShort) {
     Short::Separate(args, begin, end, products);
     return;

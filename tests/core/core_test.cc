@@ -136,6 +136,12 @@ std::vector<Distribution<T>> Distributions() {
       {"both zeros", [=](auto& rng, int64_t) { return rng() % 2 ? sign : Bits{0}; }},
       {"sawtooth", [=](auto&, int64_t i) { return number(static_cast<double>(i % 7)); }},
       {"specials", [=](auto& rng, int64_t) { return specials[rng() % specials.size()]; }},
+      {"any denormals",
+       [=](auto& rng, int64_t) {
+         // float16's are ordinary numbers.
+         const auto bits = static_cast<Bits>(rng() & ~T::kExponent);
+         return rng() % 5 ? bits : number(std::normal_distribution<double>()(rng));
+       }},
       {"any bits", [=](auto& rng, int64_t) { return static_cast<Bits>(rng()); }},
   };
 }
@@ -307,7 +313,7 @@ void TestManyShortRows(const char* dtype) {
   std::mt19937_64 rng(2);
   for (const auto& distribution : LongDistributions<T>(40)) {
     for (const int64_t rows : {1, 5, 15, 16, 17, 31, 32, 33, 50}) {
-      const auto n = static_cast<int64_t>(1 + rng() % 40);
+      const auto n = static_cast<int64_t>(1 + rng() % (rng() % 2 ? 40 : 300));
       CheckDistribution<T>(dtype, distribution, rows, n, {0, 1, 2, static_cast<int64_t>(rng() % (n + 1)), n - 1, n},
                            rng);
     }
