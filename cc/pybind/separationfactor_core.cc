@@ -201,11 +201,12 @@ std::vector<std::string> InstructionSetNames() {
   return names;
 }
 
-void SetInstructionSetByName(const std::string& name) {
+std::string SetInstructionSetByName(const std::string& name) {
+  const std::string before = InstructionSetName(CurrentInstructionSet());
   for (const InstructionSet set : SupportedInstructionSets()) {
     if (name == InstructionSetName(set)) {
       SetInstructionSet(set);
-      return;
+      return before;
     }
   }
   throw py::value_error("name must be one of " + Str(py::cast(InstructionSetNames())) + ". Received: '" + name + "'");
@@ -281,13 +282,17 @@ Raises:
     ValueError: For an array that is not C-contiguous or does not fit the others.
 )doc");
   module.def("instruction_set", [] { return std::string(InstructionSetName(CurrentInstructionSet())); }, R"doc(
-The name of the instruction set that this module's functions use.
+Tells which instruction set this module's functions use. Results do not depend on it.
 
-It is the last of `instruction_sets()` unless the environment variable SEPARATIONFACTOR_INSTRUCTION_SET names
-another. Results do not depend on it.
+Returns:
+    Its name: the last of `instruction_sets()`, unless the environment variable SEPARATIONFACTOR_INSTRUCTION_SET
+    names another.
 )doc");
   module.def("instruction_sets", &InstructionSetNames, R"doc(
-The names of the instruction sets that this build has and this CPU supports, slowest first.
+Lists the instruction sets that this build has and this CPU supports.
+
+Returns:
+    Their names, slowest first: "baseline" and, on x86-64, "avx2" and "avx512".
 )doc");
   module.def("set_instruction_set", &SetInstructionSetByName, "name"_a, R"doc(
 Switches this module's functions to another instruction set, for tests and benchmarks.
@@ -296,6 +301,9 @@ TensorFlow's ops have a setting of their own, which follows the environment vari
 
 Args:
     name: One of `instruction_sets()`.
+
+Returns:
+    The name of the one used before.
 
 Raises:
     ValueError: For any other name.

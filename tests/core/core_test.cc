@@ -113,6 +113,7 @@ std::vector<Distribution<T>> Distributions() {
   using Number = typename T::Number;
   const auto number = [](double x) { return T::FromNumber(static_cast<Number>(x)); };
   const Bits sign = static_cast<Bits>(Bits{1} << (8 * sizeof(Bits) - 1));
+  const auto tiny = static_cast<Bits>(T::kExponent & (~T::kExponent + 1));  // the smallest normal number
   const std::vector<Bits> specials = {0,
                                       sign,
                                       T::kExponent,
@@ -121,6 +122,10 @@ std::vector<Distribution<T>> Distributions() {
                                       static_cast<Bits>(~Bits{0}),
                                       1,
                                       static_cast<Bits>(sign | 1),
+                                      static_cast<Bits>(tiny - 1),
+                                      static_cast<Bits>((tiny - 1) | sign),
+                                      tiny,
+                                      static_cast<Bits>(tiny | sign),
                                       number(1),
                                       number(-1),
                                       static_cast<Bits>(T::kExponent - 1),
