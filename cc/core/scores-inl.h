@@ -1,0 +1,140 @@
+// The scores of a row, a vector at a time, and the cut between what is selected and what is not.
+
+#ifndef SEPARATIONFACTOR_CORE_SCORES_INL_H_
+#define SEPARATIONFACTOR_CORE_SCORES_INL_H_
+
+#include <cstdint>
+#include <type_traits>
+
+#include "core/dtypes.h"
+#include "core/separate.h"
+#include "core/simd-inl.h"
+
+namespace separationfactor {
+namespace {
+
+template <class Lane>
+constexpr Lane kLowest = static_cast<Lane>(-__builtin_inff());
+template <>
+constexpr int16_t kLowest<int16_t> = INT16_MIN;
+template <class Lane>
+constexpr Lane kHighest = static_cast<Lane>(__builtin_inff());
+template <>
+constexpr int16_t kHighest<int16_t> = INT16_MAX;
+
+inline int64_t Smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+inline int64_t Greater(int64_t a, int64_t b) { return a > b ? a : b; }
+inline float Least(float a, float b) { return a < b ? a : b; }
+
+// Lanes as numbers to interpolate between, and back, roughly.
+template <class Lane>
+struct SameNumbers {
+  using Number = Lane;
+  static Number ToNumber(Lane lane) { return lane; }
+  static Lane ToLane(Number number) { return number; }
+};
+
+// Of the order keys of a half type. float16's bits, with an exponent of 5 bits where float32 has 8, are a number
+// 2^-112 times as great.
+template <class T>
+struct NumbersOfKeys {
+  using Number = float;
+  static constexpr bool kIsBFloat16 = std::is_same<T, BFloat16>::value;
+  static constexpr int kShift = kIsBFloat16 ? 16 : 13;
+  static constexpr float kScale = kIsBFloat16 ? 1.0f : 0x1p112f, kInverse = kIsBFloat16 ? 1.0f : 0x1p-112f;
+  static Number ToNumber(int16_t key) {
+    const int32_t magnitude = key < 0 ? ~key : key;
+    const float number = BitCast<float>(magnitude << kShift) * kScale;
+    return key < 0 ? -number : number;
+  }
+  static int16_t ToLane(Number number) {
+    const int32_t bits = BitCast<int32_t>(number * kInverse);
+    const auto magnitude = static_cast<int16_t>((bits & INT32_MAX) >> kShift);
+    return static_cast<int16_t>(bits < 0 ? ~magnitude : magnitude);
+  }
+};
+
+// Scores that are lanes already.
+template <class LaneType, class NumbersType = SameNumbers<LaneType>>
+struct Lanes {
+  using Element = LaneType;
+  using Lane = LaneType;
+  using Numbers = NumbersType;
+  using AsLanes = Lanes;
+  using S = Simd<Lane>;
+  using Vec = typename S::Vec;
+  static Vec Load(const Lane* x) { return S::Load(x); }
+  static Vec LoadFirst(const Lane* x, int count, Lane pad) {
+    return S::Blend(S::FirstLanes(count), S::LoadFirst(x, count), S::Set(pad));
+  }
+};
+
+// How the elements of a row become lanes to compare. With denormals-are-zero the floating-point comparisons
+// order float32 and float64 just as the contract has it, but for NaN; the half types become order keys.
+template <class T, Score kScore>
+struct Scored {
+  using Element = typename T::Bits;
+  using Lane =
+      std::conditional_t<sizeof(Element) == 4, float, std::conditional_t<sizeof(Element) == 8, double, int16_t>>;
+  using Numbers = std::conditional_t<sizeof(Element) == 2, NumbersOfKeys<T>, SameNumbers<Lane>>;
+  using AsLanes = Lanes<Lane, Numbers>;
+  using S = Simd<Lane>;
+  using Vec = typename S::Vec;
+  using IntVec = typename S::IntVec;
+
+  static Vec Of(Vec raw) {
+    constexpr auto kMagnitudeBits = static_cast<typename S::Integer>(~(Element{1} << (8 * sizeof(Element) - 1)));
+    if constexpr (sizeof(Element) > 2) {
+      return kScore == Score::kMagnitude ? (Vec)((IntVec)raw & S::SetInteger(kMagnitudeBits)) : raw;
+    } else {
+      const Vec magnitude = raw & S::SetInteger(kMagnitudeBits);
+      Vec key = magnitude;
+      if (kScore == Score::kValue) key = raw ^ ((raw >> 15) & S::SetInteger(kMagnitudeBits));
+      // 0x80 is the smallest normal bfloat16.
+      constexpr int16_t kFirstNotZero = T::kDenormalsAreZero ? 0x80 : 1;
+      key = magnitude < S::SetInteger(kFirstNotZero) ? Vec{} : key;
+      return magnitude > S::SetInteger(static_cast<int16_t>(T::kExponent)) ? S::SetInteger(INT16_MAX) : key;
+    }
+  }
+
+  static Vec Load(const Element* x) { return Of(S::Load(x)); }
+  // The first `count` lanes; `pad` after them.
+  static Vec LoadFirst(const Element* x, int count, Lane pad) {
+    return S::Blend(S::FirstLanes(count), Of(S::LoadFirst(x, count)), S::Set(pad));
+  }
+};
+
+// Integers in the order of lanes, NaN aside, without gaps: where bisection is sure to end.
+inline int32_t OrderKey(float lane) {
+  const int32_t bits = BitCast<int32_t>(lane);
+  return bits ^ (bits >> 31 & INT32_MAX);
+}
+inline int64_t OrderKey(double lane) {
+  const int64_t bits = BitCast<int64_t>(lane);
+  return bits ^ (bits >> 63 & INT64_MAX);
+}
+inline int16_t OrderKey(int16_t lane) { return lane; }
+
+template <class Lane>
+Lane LaneOfKey(typename Simd<Lane>::Integer key) {
+  using Integer = typename Simd<Lane>::Integer;
+  if constexpr (sizeof(Lane) == 2) return key;
+  const Integer sign = key >> (8 * sizeof(Lane) - 1);
+  return BitCast<Lane>(
+      static_cast<Integer>(key ^ (sign & static_cast<Integer>(~(uint64_t{1} << (8 * sizeof(Lane) - 1))))));
+}
+
+template <class Lane>
+struct Cut {
+  Lane threshold;
+  int64_t quota;        // how many of those that equal the threshold are selected: the first ones
+  bool is_nan = false;  // the threshold is NaN: nothing is above it, and every NaN equals it
+
+  bool IsAbove(Lane score) const { return !is_nan & !(score <= threshold); }
+  bool IsEqual(Lane score) const { return is_nan ? score != score : score == threshold; }
+};
+
+}  // namespace
+}  // namespace separationfactor
+
+#endif  // SEPARATIONFACTOR_CORE_SCORES_INL_H_
