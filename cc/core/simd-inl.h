@@ -77,14 +77,21 @@ struct Simd {
 
   static IntVec AddWrapped(IntVec a, IntVec b) { return (IntVec)((UnsignedVec)a + (UnsignedVec)b); }
 
-  // {0 ^ kXor, 1 ^ kXor, ...}
-  template <int kXor = 0>
-  static IntVec Iota() {
-    return MakeIota<kXor>(std::make_integer_sequence<int, kLanes>());
-  }
-  template <int kXor, int... kIndices>
+  // {0, 1, ...}
+  static IntVec Iota() { return MakeIota(std::make_integer_sequence<int, kLanes>()); }
+  template <int... kIndices>
   static IntVec MakeIota(std::integer_sequence<int, kIndices...>) {
-    return IntVec{static_cast<Integer>(kIndices ^ kXor)...};
+    return IntVec{static_cast<Integer>(kIndices)...};
+  }
+
+  // The lanes of a and, from kLanes on, of b that the indices name.
+  template <int... kIndices>
+  static Vec Shuffle(Vec a, Vec b) {
+#if defined(__clang__)
+    return __builtin_shufflevector(a, b, kIndices...);
+#else
+    return __builtin_shuffle(a, b, IntVec{static_cast<Integer>(kIndices)...});
+#endif
   }
 
   static Vec Load(const void* from) {
@@ -305,7 +312,7 @@ struct Simd {
 #elif defined(__SSE2__)
     return (Vec)_mm_packs_epi32((__m128i)(low >> 16), (__m128i)(high >> 16));
 #else
-    return __builtin_shuffle((Vec)low, (Vec)high, IntVec{1, 3, 5, 7, 9, 11, 13, 15});
+    return Shuffle<1, 3, 5, 7, 9, 11, 13, 15>((Vec)low, (Vec)high);
 #endif
   }
 
@@ -355,15 +362,19 @@ struct Simd {
       const int part = i / kPart * kPart, element = i % kPart / kUnit, lane = i % kUnit;
       return part + (kUpper ? kPart / 2 : 0) + element / 2 * kUnit + lane + (element % 2 ? kLanes : 0);
     };
-    return __builtin_shuffle(a, b, IntVec{static_cast<Integer>(source(kIndices))...});
+    return Shuffle<source(kIndices)...>(a, b);
   }
 
+  template <int kHalf, int... kIndices>
+  static Vec Swap(Vec vec, std::integer_sequence<int, kIndices...>) {
+    return Shuffle<(kIndices ^ kHalf)...>(vec, vec);
+  }
   template <int kHalf = kLanes / 2>
   static Lane ReduceMax(Vec vec) {
     if constexpr (kHalf == 0) {
       return vec[0];
     } else {
-      return ReduceMax<kHalf / 2>(Max(__builtin_shuffle(vec, Iota<kHalf>()), vec));
+      return ReduceMax<kHalf / 2>(Max(Swap<kHalf>(vec, std::make_integer_sequence<int, kLanes>()), vec));
     }
   }
   template <int kHalf = kLanes / 2>
@@ -371,7 +382,7 @@ struct Simd {
     if constexpr (kHalf == 0) {
       return vec[0];
     } else {
-      return ReduceMin<kHalf / 2>(Min(__builtin_shuffle(vec, Iota<kHalf>()), vec));
+      return ReduceMin<kHalf / 2>(Min(Swap<kHalf>(vec, std::make_integer_sequence<int, kLanes>()), vec));
     }
   }
 };
