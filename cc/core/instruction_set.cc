@@ -1,5 +1,9 @@
 #include "core/instruction_set.h"
 
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+
 #include <atomic>
 #include <cstdio>
 #include <cstdlib>
@@ -8,6 +12,14 @@
 namespace separationfactor {
 namespace {
 
+#if defined(__x86_64__)
+// Clang 14's __builtin_cpu_supports does not know it.
+bool HasF16c() {
+  unsigned int eax, ebx, ecx, edx;
+  return __get_cpuid(1, &eax, &ebx, &ecx, &edx) != 0 && (ecx & bit_F16C) != 0;
+}
+#endif
+
 bool IsSupported(InstructionSet set) {
   switch (set) {
     case InstructionSet::kBaseline:
@@ -15,7 +27,7 @@ bool IsSupported(InstructionSet set) {
 #if defined(__x86_64__)
     case InstructionSet::kAvx2:
       return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi") && __builtin_cpu_supports("bmi2") &&
-             __builtin_cpu_supports("f16c") && __builtin_cpu_supports("popcnt");
+             HasF16c() && __builtin_cpu_supports("popcnt");
     case InstructionSet::kAvx512:
       return IsSupported(InstructionSet::kAvx2) && __builtin_cpu_supports("avx512f") &&
              __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&

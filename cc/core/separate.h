@@ -16,9 +16,10 @@
 // types multiply in float32 and round once, to nearest even. Every function sets flush-to-zero for the
 // time it computes, as TensorFlow's own kernels do, so results do not depend on the caller's mode.
 //
-// Rows lie one after another without gaps. Nothing here knows TensorFlow, owns a thread or keeps state;
-// the caller validates, and lends threads through ParallelFor. Every function runs in time linear in the
-// number of elements, on average, and needs per thread at most one row of scratch.
+// Rows lie one after another without gaps. Nothing here knows TensorFlow or owns a thread; the caller
+// validates, and lends threads through ParallelFor. Results do not depend on the threads or on the instruction
+// set (instruction_set.h). Every function runs in time linear in the number of elements, at worst, and needs per
+// thread at most one row of scratch, or a few dozen kilobytes of stack for short rows.
 
 #ifndef SEPARATIONFACTOR_CORE_SEPARATE_H_
 #define SEPARATIONFACTOR_CORE_SEPARATE_H_

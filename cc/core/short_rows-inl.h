@@ -301,8 +301,8 @@ class ShortRows {
         IntVec new_low = high, new_high = low;
         for (int j = 0; j < n; ++j) {
           const IntVec key = columns[j];
-          new_low = (key >= low) & (key < new_low) ? key : new_low;
-          new_high = (key <= high) & (key > new_high) ? key : new_high;
+          new_low = ((key >= low) & (key < new_low)) ? key : new_low;
+          new_high = ((key <= high) & (key > new_high)) ? key : new_high;
         }
         low = is_open ? new_low : low;
         high = is_open ? new_high : high;
@@ -315,7 +315,7 @@ class ShortRows {
         const Vec guess = high_number - (high_number - low_number) * fraction;
         const IntVec is_inside = (guess >= low_number) & (guess < high_number);
         const IntVec guess_key = KeyOfNumber(guess);
-        pivot = is_inside & (guess_key < high) & (guess_key >= low) ? guess_key : pivot;
+        pivot = (is_inside & (guess_key < high) & (guess_key >= low)) ? guess_key : pivot;
       }
       IntVec above{};
       for (int j = 0; j < n; ++j) above = Wide::AddIfGreater(above, columns[j], pivot, one);
@@ -323,11 +323,11 @@ class ShortRows {
       const IntVec goes_up = is_open & (above > wanted), goes_down = is_open & (above < wanted);
       const Counts up = CountsOf(goes_up), down = CountsOf(goes_down);
       const Floats pivot_odds = LogOddsOf(CountsOf(above), size) - odds;
-      high_odds = down ? pivot_odds : (up & was_low ? high_odds * 0.5f : high_odds);
-      low_odds = up ? pivot_odds : (down & was_high ? low_odds * 0.5f : low_odds);
+      high_odds = down ? pivot_odds : ((up & was_low) ? high_odds * 0.5f : high_odds);
+      low_odds = up ? pivot_odds : ((down & was_high) ? low_odds * 0.5f : low_odds);
       low = goes_up ? Wide::AddWrapped(pivot, one) : (is_found ? pivot : low);
-      high = goes_down | is_found ? pivot : high;
-      above_high = goes_down | is_found ? above : above_high;
+      high = (goes_down | is_found) ? pivot : high;
+      above_high = (goes_down | is_found) ? above : above_high;
       was_low = up;
       was_high = down;
     }
