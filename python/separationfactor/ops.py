@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
-from tensorflow.python.eager import record
+from tensorflow.python import pywrap_tfe
+from tensorflow.python.eager import context, record
 from tensorflow.python.framework.ops import EagerTensor
 
 from separationfactor import native, plain
@@ -72,24 +73,23 @@ def separate(
         implementation == "native"
         and type(x) is EagerTensor
         and type(k) is int
-        and type(separation) is float
-        and type(suppression) is float
+        and type(separation) is type(suppression) is float
         and axis == -1
+        and by == "value"
         and not record.could_possibly_record()
-        and tf.executing_eagerly()
+        and context.executing_eagerly()
     ):
-        # What follows below takes half the time of a small call. It also says what is wrong with arguments.
+        # The generated wrapper, and attributes that are as by default, cost more than a small kernel.
         try:
-            return native.ops.separation_factor_separate(
+            return pywrap_tfe.TFE_Py_FastPathExecute(
+                context.context(),
+                "SeparationFactor>Separate",
+                None,
                 x,
-                _constant(k, tf.int64),
-                _constant(separation, x.dtype),
-                _constant(suppression, x.dtype),
-                by=by,
-                factor_gradients=False,
+                *_constants(k, separation, suppression, x._datatype_enum()),
             )[0]
-        except (tf.errors.OpError, TypeError, ValueError, OverflowError):
-            pass
+        except Exception:
+            pass  # what is wrong with an argument, the checks that follow say
     x = tf.convert_to_tensor(x)
     if x.dtype not in DTYPES:
         raise TypeError(
@@ -139,10 +139,10 @@ def separate(
 
 
 @functools.lru_cache(maxsize=256)
-def _constant(value: Any, dtype: tf.DType) -> tf.Tensor:
-    """Returns an eager scalar, which would otherwise be made anew for each call."""
+def _constants(k: int, separation: float, suppression: float, dtype: int) -> tuple[tf.Tensor, ...]:
+    """Returns the op's scalars as eager tensors, which would otherwise be made anew for each call."""
     with tf.device("CPU"):
-        return tf.constant(value, dtype)
+        return tf.constant(k, tf.int64), tf.constant(separation, dtype), tf.constant(suppression, dtype)
 
 
 def _to_last_axis(rank: Any, axis: int) -> Any:
