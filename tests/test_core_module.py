@@ -1,13 +1,14 @@
 """The core on NumPy arrays: against the oracle, without TensorFlow, without copies, with clear errors."""
 
 import inspect
+import os
 import subprocess
 import sys
 
 import ml_dtypes
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import oracle
@@ -36,10 +37,21 @@ def rows_of(case, dtype, offset=0):
     return oracle.DISTRIBUTIONS[case["distribution"]](rng, case["shape"], oracle.DTYPES[dtype])
 
 
+@pytest.fixture
+def restored_instruction_set():
+    before = core.instruction_set()
+    yield
+    core.set_instruction_set(before)
+
+
 @dtypes
-@settings(max_examples=200, deadline=None)
+@pytest.mark.parametrize("instruction_set", core.instruction_sets())
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(case=cases(), in_place=st.booleans())
-def test_separate_and_its_gradient_have_the_oracles_bits(dtype, case, in_place):
+def test_separate_and_its_gradient_have_the_oracles_bits(
+    restored_instruction_set, instruction_set, dtype, case, in_place
+):
+    core.set_instruction_set(instruction_set)
     x, d_y = rows_of(case, dtype), rows_of(case, dtype, offset=1)
     selected = oracle.select(x, case["k"], case["by"])
     separation, suppression = case["factors"]
@@ -68,6 +80,48 @@ def test_sums_are_the_oracles_on_any_number_of_threads(dtype, shape):
     for threads in (1, 2, 5):
         sums = core.sum_selected(u, v, oracle.bitmask(selected), threads=threads)
         assert tuple(np.asarray(total).astype(u.dtype) for total in sums) == expected
+
+
+def test_instruction_sets(restored_instruction_set):
+    assert core.instruction_sets()[0] == "baseline"
+    for name in core.instruction_sets():
+        core.set_instruction_set(name)
+        assert core.instruction_set() == name
+    with pytest.raises(ValueError, match=r"name must be one of \['baseline'.*Received: 'mmx'"):
+        core.set_instruction_set("mmx")
+
+
+@pytest.mark.parametrize("value", [*core.instruction_sets(), "", "mmx"])
+def test_the_environment_names_the_instruction_set(value):
+    program = "import separationfactor_core as core; print(core.instruction_set())"
+    result = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "SEPARATIONFACTOR_INSTRUCTION_SET": value},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    best = core.instruction_sets()[-1]
+    assert result.stdout.strip() == (value if value in core.instruction_sets() else best)
+    assert ("must be one that this CPU supports" in result.stderr) == (value == "mmx")
+
+
+@dtypes
+def test_a_long_row_is_shared_among_threads(dtype):
+    """Long enough that one row is split; every value occurs often, so that ties cross the parts."""
+    rng = np.random.default_rng(0)
+    x = rng.integers(-50, 50, (1, 1_100_003)).astype(oracle.DTYPES[dtype])
+    k = 123_457
+    order = np.argsort(-x[0].astype(np.float64), kind="stable")[:k]
+    selected = np.zeros(x.shape, bool)
+    selected[0, order] = True
+    expected = oracle.scale(x, selected, 1.5, 0.25)
+    for threads in (1, 2, 3, 7):
+        y, bitmask = core.separate(x, k=k, separation=1.5, suppression=0.25, threads=threads)
+        oracle.assert_same(y, expected, threads=threads)
+        np.testing.assert_array_equal(bitmask, oracle.bitmask(selected))
+        scaled = core.scale_selected(x, bitmask, separation=1.5, suppression=0.25, threads=threads)
+        oracle.assert_same(scaled, expected, threads=threads)
 
 
 def test_any_leading_dimensions():
@@ -140,6 +194,7 @@ def test_a_read_only_output():
 
 def test_every_function_is_documented():
     functions = [function for name, function in inspect.getmembers(core, inspect.isbuiltin)]
-    assert len(functions) >= 3
+    assert len(functions) >= 6
     for function in functions:
-        assert "Returns:" in function.__doc__
+        signature, text = function.__doc__.split("\n", 1)
+        assert text.strip(), signature

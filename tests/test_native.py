@@ -121,6 +121,7 @@ def test_build_info(monkeypatch):
     assert info["why_not_native"] is None
     assert info["implementation"] == "native"
     assert info["compiler"]
+    assert info["instruction_set"] in ("baseline", "avx2", "avx512")
     assert "-march" not in info["flags"]
     assert json.loads(json.dumps(info)) == info
 

@@ -94,7 +94,9 @@ HEADLINE = [
     Case(64, 32768, 16384),
 ]
 SPARSE_AUTOENCODER = HEADLINE[4]
+LONG_ROW = Case(1, 16_777_216, 1000)
 MORE = [
+    LONG_ROW,
     *(dataclasses.replace(SPARSE_AUTOENCODER, dtype=dtype) for dtype in ("bfloat16", "float16", "float64")),
     *(dataclasses.replace(case, suppression=0.25) for case in HEADLINE[3:7]),
     *(
@@ -210,6 +212,17 @@ def _tensorflow_rivals(case: Case, x: np.ndarray, d_y: np.ndarray) -> Iterator[R
             yield rival("loop over rows", _loop_over_rows(case), mode)
 
 
+def _core_rivals(case: Case, x: np.ndarray) -> Iterator[Rival]:
+    """The kernels alone, on one thread and on all, where one row is shared among them."""
+    if native.ops is None or case.rows > 1:
+        return
+    import separationfactor_core as core
+
+    for threads in sorted({1, len(os.sched_getaffinity(0))}):
+        forward = functools.partial(core.separate, x, k=case.k, suppression=case.suppression, threads=threads)
+        yield Rival("kernel", f"{threads} threads", lambda forward=forward: forward()[0])
+
+
 def _numpy_rival(case: Case, x: np.ndarray) -> Iterator[Rival]:
     if case.dtype == "bfloat16":
         return  # NumPy sorts no type that is not its own
@@ -277,6 +290,7 @@ def _jax_rival(case: Case, x: np.ndarray, d_y: np.ndarray) -> Iterator[Rival]:
 def _rivals(case: Case, x: np.ndarray, d_y: np.ndarray) -> list[Rival]:
     return [
         *_tensorflow_rivals(case, x, d_y),
+        *_core_rivals(case, x),
         *_numpy_rival(case, x),
         *_torch_rival(case, x, d_y),
         *_jax_rival(case, x, d_y),

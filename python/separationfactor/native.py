@@ -105,6 +105,12 @@ def supports_jit(implementation: str) -> bool:
     return resolve(implementation) == "tf"
 
 
+def _instruction_set() -> str:
+    import separationfactor_core
+
+    return separationfactor_core.instruction_set()
+
+
 def build_info() -> dict[str, Any]:
     """Describes the package as it is installed and runs.
 
@@ -117,7 +123,8 @@ def build_info() -> dict[str, Any]:
           None without compiled code.
         - `native`: whether the compiled op is loaded, and `why_not_native` the reason if it is not.
         - `implementation`: what `implementation="auto"` means, "native" or "tf".
-        - `instruction_set`: which of the processor's instruction sets the kernels use.
+        - `instruction_set`: which of the processor's instruction sets the kernels use; the environment
+          variable `SEPARATIONFACTOR_INSTRUCTION_SET` can name another, for tests.
         - `cuda`, `xla`: whether there are kernels for a GPU, and for XLA.
     """
     from separationfactor import __version__
@@ -136,7 +143,7 @@ def build_info() -> dict[str, Any]:
         "native": ops is not None,
         "why_not_native": why_unavailable,
         "implementation": implementation,
-        "instruction_set": "baseline" if ops is not None else None,
+        "instruction_set": _instruction_set() if ops is not None else None,
         "cuda": bool(build.get("cuda")),
         "xla": False,
     }
