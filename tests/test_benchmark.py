@@ -104,10 +104,24 @@ def test_peak_memory_sees_what_a_call_holds():
 
 
 @needs_native
+def test_backward_keeps_a_bit_an_element():
+    """What the memory process finds of a case: y and dx, the bitmask, and nothing of x's size beside."""
+    case = benchmark.Case(64, 16384, 8)
+    with benchmark._memory_process() as peak_memories:
+        memory = peak_memories(case)
+    tensor = case.rows * case.n * 4
+    key = ("gradient", benchmark.OURS, "function")
+    if memory[key] is None:
+        pytest.skip("this system does not tell a process's peak")
+    assert 1.9 * tensor < memory[key] < 2.2 * tensor
+    assert memory["gradient", "top_k + threshold", "function"] > 3 * tensor
+
+
+@needs_native
 def test_a_wrong_result_of_ours_is_not_timed(monkeypatch):
     monkeypatch.setattr(benchmark, "_is_exact", lambda results, expected: False)
     with pytest.raises(AssertionError, match="is wrong at 7x10, 1"):
-        benchmark._measure_case(CASES[0], 1, 0.01, lambda: None)
+        benchmark._measure_case(CASES[0], 1, 0.01, {}, lambda: None)
 
 
 def test_the_command_writes_tables_and_plots(monkeypatch, tmp_path):

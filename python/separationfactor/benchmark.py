@@ -8,11 +8,14 @@ tensor: one read, one write.
 
 from __future__ import annotations
 
+import concurrent.futures
+import contextlib
 import csv
 import dataclasses
 import functools
 import gc
 import json
+import multiprocessing
 import os
 import platform
 import statistics
@@ -36,6 +39,7 @@ from separationfactor.ops import separate
 from separationfactor.runs import save_figure, written_at_once
 
 BURST_SECONDS = 0.01
+_PHASES = ("forward", "gradient")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,7 +143,9 @@ def _compositions(case: Case) -> dict[str, Callable[[tf.Tensor], tf.Tensor]]:
         return tf.where(selected, x, tf.zeros_like(x) if suppression == 0 else x * suppression)
 
     def threshold(x):
-        return mask(x, x >= tf.math.top_k(x, k).values[:, -1:])
+        # The minimum, as XLA's fast top_k is lost on a slice of its result.
+        values = tf.math.top_k(x, k, sorted=False).values
+        return mask(x, x >= tf.reduce_min(values, axis=-1, keepdims=True))
 
     def scatter(x):
         values, indices = tf.math.top_k(x, k, sorted=False)
@@ -288,6 +294,8 @@ def _jax_rival(case: Case, x: np.ndarray, d_y: np.ndarray) -> Iterator[Rival]:
 
 
 def _rivals(case: Case, x: np.ndarray, d_y: np.ndarray) -> list[Rival]:
+    # Each rival is a function of its own, which TensorFlow takes for one that is traced again and again.
+    tf.get_logger().setLevel("ERROR")
     return [
         *_tensorflow_rivals(case, x, d_y),
         *_core_rivals(case, x),
@@ -386,12 +394,48 @@ def peak_memory(function: Callable[[], Any]) -> int | None:
         return None
 
 
-def _measure_case(case: Case, bursts: int, limit: float, advance: Callable[[], None]) -> list[dict[str, Any]]:
+def _peak_memories(case: Case) -> dict[tuple[str, str, str], int | None]:
+    """Returns the peak memory of each rival by phase, name and mode. `_memory_process` is for it."""
+    x, d_y = _data(case)
+    return {
+        (phase, rival.name, rival.mode): peak_memory(getattr(rival, phase))
+        for rival in _rivals(case, x, d_y)
+        for phase in _PHASES
+        if getattr(rival, phase) is not None
+    }
+
+
+@contextlib.contextmanager
+def _memory_process() -> Iterator[Callable[[Case], dict[tuple[str, str, str], int | None]]]:
+    """Yields `_peak_memories` in a process of its own, whose freed memory returns to the system at once."""
+    environment = {
+        "TF_ENABLE_ONEDNN_OPTS": "0",
+        "MALLOC_MMAP_THRESHOLD_": "65536",
+        "MALLOC_TRIM_THRESHOLD_": "0",
+    }
+    before = dict(os.environ)
+    os.environ.update(environment)
+    try:
+        context = multiprocessing.get_context("spawn")
+        with concurrent.futures.ProcessPoolExecutor(1, context) as pool:
+            yield lambda case: pool.submit(_peak_memories, case).result()
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+def _measure_case(
+    case: Case,
+    bursts: int,
+    limit: float,
+    memory: dict[tuple[str, str, str], int | None],
+    advance: Callable[[], None],
+) -> list[dict[str, Any]]:
     x, d_y = _data(case)
     expected = _expected(case, x, d_y)
     rivals = _rivals(case, x, d_y)
     results = []
-    for phase in ("forward", "gradient"):
+    for phase in _PHASES:
         functions = {
             (rival.name, rival.mode): getattr(rival, phase)
             for rival in rivals
@@ -408,7 +452,6 @@ def _measure_case(case: Case, bursts: int, limit: float, advance: Callable[[], N
         for function in functions.values():
             function()
         seconds = measure(functions, bursts, limit)
-        memory = {key: peak_memory(function) for key, function in functions.items()}
         results += [
             {
                 "case": str(case),
@@ -418,7 +461,7 @@ def _measure_case(case: Case, bursts: int, limit: float, advance: Callable[[], N
                 "mode": mode,
                 "microseconds": 1e6 * seconds[name, mode],
                 "exact": exact[name, mode],
-                "peak_bytes": memory[name, mode],
+                "peak_bytes": memory.get((phase, name, mode)),
             }
             for name, mode in functions
         ]
@@ -489,11 +532,14 @@ def run(output: str | Path, quick: bool = False) -> dict[str, Any]:
     cases = [HEADLINE[0], HEADLINE[3], HEADLINE[4]] if quick else [*HEADLINE, *MORE]
     bursts, limit = (5, 0.2) if quick else (15, 3.0)
     results = []
-    with Progress(console=rich.get_console()) as progress:
-        task = progress.add_task("", total=2 * len(cases) + 1)
+    with Progress(console=rich.get_console()) as progress, _memory_process() as peak_memories:
+        task = progress.add_task("", total=3 * len(cases) + 1)
         for case in cases:
             progress.update(task, description=str(case))
-            results += _measure_case(case, bursts, limit, lambda: progress.advance(task))
+            # Where tensors are small, their memory is lost among the rest.
+            memory = peak_memories(case) if case in HEADLINE and case.rows * case.n > 4_000_000 else {}
+            progress.advance(task)
+            results += _measure_case(case, bursts, limit, memory, lambda: progress.advance(task))
         progress.update(task, description="training steps")
         results += _training_steps(bursts, limit, lambda: progress.advance(task))
     report = {"machine": _machine(), "results": results}
@@ -503,7 +549,7 @@ def run(output: str | Path, quick: bool = False) -> dict[str, Any]:
         writer = csv.DictWriter(file, results[0])
         writer.writeheader()
         writer.writerows(results)
-    for phase in ("forward", "gradient"):
+    for phase in _PHASES:
         save_figure(plot(results, phase), output / f"{phase}.png")
     return report
 
@@ -564,6 +610,21 @@ def table(results: list[dict[str, Any]], phase: str) -> Table:
     return layout
 
 
+def memory_table(results: list[dict[str, Any]]) -> Table:
+    """Lays out each group's peak memory in forward and gradient by case, in tensors of the case's size."""
+    measured = [result for result in results if result.get("peak_bytes") is not None]
+    groups = [group for group in _GROUPS if group != "NumPy"]
+    layout = Table("shape, k", *groups, title="Peak memory of forward and gradient, in tensors of x's size")
+    for case in _cases(measured):
+        cells = []
+        for group in groups:
+            best = _best(measured, case, "gradient", group)
+            size = best and best["rows"] * best["n"] * tf.as_dtype(best["dtype"]).size
+            cells.append(f"{best['peak_bytes'] / size:.2f}" if best else "")
+        layout.add_row(case, *cells)
+    return layout
+
+
 def step_table(results: list[dict[str, Any]]) -> Table:
     """Lays out the training steps' figures."""
     layout = Table("layer", "microseconds", title="A training step of the reference model, 100 images")
@@ -614,8 +675,9 @@ def main(quick, output):
     """Times the op beside plain TensorFlow, NumPy and, where installed, PyTorch and JAX."""
     results = run(output, quick)["results"]
     console = rich.get_console()
-    for phase in ("forward", "gradient"):
+    for phase in _PHASES:
         console.print(table(results, phase))
+    console.print(memory_table(results))
     console.print(step_table(results))
     console.print(f"wrote {output}/results.json, results.csv, forward.png and gradient.png", soft_wrap=True)
 

@@ -35,7 +35,9 @@ def _kth_greatest(scores: tf.Tensor, k: tf.Tensor, static_k: int | None) -> tf.T
         # XLA compiles top_k for one k only, and a sort for all.
         ordered = tf.sort(scores, axis=-1, direction="DESCENDING")
         return tf.gather(ordered, tf.maximum(k, 1)[tf.newaxis] - 1, axis=-1)
-    return tf.math.top_k(scores, static_k or tf.maximum(k, 1)).values[..., -1:]
+    # The minimum, as XLA's fast top_k is lost on a slice of its result.
+    greatest = tf.math.top_k(scores, static_k or tf.maximum(k, 1), sorted=False).values
+    return tf.reduce_min(greatest, axis=-1, keepdims=True)
 
 
 def _checked_k(k: tf.Tensor, static_k: int | None, x: tf.Tensor) -> tf.Tensor:
