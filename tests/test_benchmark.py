@@ -114,7 +114,7 @@ def test_backward_keeps_a_bit_an_element():
     if memory[key] is None:
         pytest.skip("this system does not tell a process's peak")
     assert 1.9 * tensor < memory[key] < 2.2 * tensor
-    assert memory["gradient", "top_k + threshold", "function"] > 3 * tensor
+    assert memory["gradient", benchmark.PLAIN, "function"] > 1.2 * memory[key]
 
 
 @needs_native
