@@ -40,9 +40,12 @@ lint: $(VENV)/installed
 	$(BIN)/clang-format --dry-run -Werror $(CXX_FILES)
 
 core-test: $(VENV)/installed
-	$(BIN)/cmake -S . -B build/core -DSEPARATIONFACTOR_SANITIZE=address,undefined -DCMAKE_BUILD_TYPE=RelWithDebInfo
+	$(BIN)/cmake -S . -B build/core
 	$(BIN)/cmake --build build/core --parallel
 	$(BIN)/ctest --test-dir build/core --output-on-failure
+	$(BIN)/cmake -S . -B build/sanitized -DSEPARATIONFACTOR_SANITIZE=address,undefined -DCMAKE_BUILD_TYPE=RelWithDebInfo
+	$(BIN)/cmake --build build/sanitized --parallel
+	$(BIN)/ctest --test-dir build/sanitized --output-on-failure
 
 python-test: $(VENV)/installed
 	$(BIN)/python -m pytest

@@ -542,13 +542,17 @@ def run(output: str | Path, quick: bool = False) -> dict[str, Any]:
             results += _measure_case(case, bursts, limit, memory, lambda: progress.advance(task))
         progress.update(task, description="training steps")
         results += _training_steps(bursts, limit, lambda: progress.advance(task))
-    report = {"machine": _machine(), "results": results}
+    machine = _machine()
+    report = {"machine": machine, "results": results}
     with written_at_once(output / "results.json") as temporary:
         temporary.write_text(json.dumps(report, indent=1) + "\n")
     with written_at_once(output / "results.csv") as temporary, open(temporary, "w", newline="") as file:
-        writer = csv.DictWriter(file, results[0])
+        writer = csv.DictWriter(file, [*results[0], "machine"])
         writer.writeheader()
-        writer.writerows(results)
+        described = "{processor}, {threads} threads, {instruction_set}, TensorFlow {tensorflow}".format(
+            **machine
+        )
+        writer.writerows({**result, "machine": described} for result in results)
     for phase in _PHASES:
         save_figure(plot(results, phase), output / f"{phase}.png")
     return report
