@@ -93,20 +93,11 @@ void Report(benchmark::State& state, const Shape& shape) {
       Counter(static_cast<double>(shape.rows * shape.n), Counter::kIsIterationInvariantRate | Counter::kInvert);
 }
 
-template <class T>
-constexpr DType kDType = DType::kFloat32;
-template <>
-constexpr DType kDType<Float64> = DType::kFloat64;
-template <>
-constexpr DType kDType<BFloat16> = DType::kBFloat16;
-template <>
-constexpr DType kDType<Float16> = DType::kFloat16;
-
 const ParallelFor here = [](int64_t total, int64_t, const auto& work) { work(0, total); };
 
 template <class T>
 SeparateArgs ArgsOf(const Data<T>& data, const Shape& shape, double suppression) {
-  return {kDType<T>, Score::kValue, shape.rows,    shape.n,       shape.k,
+  return {T::kDType, Score::kValue, shape.rows,    shape.n,       shape.k,
           1.0,       suppression,   data.x.data(), data.y.data(), data.selected.data()};
 }
 
@@ -126,7 +117,7 @@ void BenchmarkScale(benchmark::State& state, InstructionSet set, Shape shape, Di
   SetInstructionSet(set);
   const Data<T> data(shape, distribution);
   Separate(ArgsOf(data, shape, suppression), here);
-  const ScaleSelectedArgs args{kDType<T>,     shape.rows,           shape.n,      1.0, suppression,
+  const ScaleSelectedArgs args{T::kDType,     shape.rows,           shape.n,      1.0, suppression,
                                data.x.data(), data.selected.data(), data.y.data()};
   for (auto _ : state) ScaleSelected(args, here);
   Report(state, shape);

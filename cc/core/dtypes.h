@@ -21,6 +21,7 @@ inline To BitCast(From from) {
 }
 
 // Each traits class has
+//   kDType              its name
 //   Bits                the unsigned integer of the element's size; elements are handled as their bits
 //   Number              the type products are computed in
 //   kExponent           the exponent's bits
@@ -28,6 +29,7 @@ inline To BitCast(From from) {
 //   ToNumber, FromNumber
 
 struct Float32 {
+  static constexpr DType kDType = DType::kFloat32;
   using Bits = uint32_t;
   using Number = float;
   static constexpr Bits kExponent = 0x7F800000u;
@@ -37,6 +39,7 @@ struct Float32 {
 };
 
 struct Float64 {
+  static constexpr DType kDType = DType::kFloat64;
   using Bits = uint64_t;
   using Number = double;
   static constexpr Bits kExponent = 0x7FF0000000000000u;
@@ -46,6 +49,7 @@ struct Float64 {
 };
 
 struct BFloat16 {
+  static constexpr DType kDType = DType::kBFloat16;
   using Bits = uint16_t;
   using Number = float;
   static constexpr Bits kExponent = 0x7F80u;
@@ -61,6 +65,7 @@ struct BFloat16 {
 };
 
 struct Float16 {
+  static constexpr DType kDType = DType::kFloat16;
   using Bits = uint16_t;
   using Number = float;
   static constexpr Bits kExponent = 0x7C00u;

@@ -43,15 +43,6 @@ ParallelFor Threads(int threads) {
 }
 
 template <class T>
-constexpr DType kDType = DType::kFloat32;
-template <>
-constexpr DType kDType<Float64> = DType::kFloat64;
-template <>
-constexpr DType kDType<BFloat16> = DType::kBFloat16;
-template <>
-constexpr DType kDType<Float16> = DType::kFloat16;
-
-template <class T>
 double ToDouble(typename T::Bits bits) {
   return static_cast<double>(T::ToNumber(bits));
 }
@@ -246,7 +237,7 @@ void CheckRows(const std::string& what, Buffer<T>& x, int64_t rows, int64_t n, i
       Buffer<T> y(rows * n, rng() % 16);
       std::vector<uint8_t> selected(rows * bytes + 1, 0xAA);
       if (in_place) std::copy(x.data(), x.data() + rows * n, y.data());
-      Separate({kDType<T>, score, rows, n, k, factors.separation, factors.suppression, in_place ? y.data() : x.data(),
+      Separate({T::kDType, score, rows, n, k, factors.separation, factors.suppression, in_place ? y.data() : x.data(),
                 y.data(), selected.data(), threads},
                Threads(threads));
       CHECK(y.IsCleanAround() && selected.back() == 0xAA, "%s %s n=%ld k=%ld", InstructionSetName(set), name, n, k);
@@ -276,7 +267,7 @@ void CheckRows(const std::string& what, Buffer<T>& x, int64_t rows, int64_t n, i
 
       Buffer<T> scaled(rows * n, rng() % 16);
       if (in_place) std::copy(x.data(), x.data() + rows * n, scaled.data());
-      ScaleSelected({kDType<T>, rows, n, factors.separation, factors.suppression, in_place ? scaled.data() : x.data(),
+      ScaleSelected({T::kDType, rows, n, factors.separation, factors.suppression, in_place ? scaled.data() : x.data(),
                      selected.data(), scaled.data(), threads},
                     Threads(threads));
       CHECK(scaled == first && scaled.IsCleanAround(), "scaling: %s %s n=%ld k=%ld", InstructionSetName(set), name, n,
@@ -417,7 +408,7 @@ void TestSumSelected(const char* dtype) {
     for (auto& entry : u) entry = normal(rng, 0);
     for (auto& entry : v) entry = normal(rng, 0);
     const int64_t k = n / 3;
-    Separate({kDType<T>, Score::kValue, rows, n, k, 1, 0, v.data(), y.data(), selected.data()}, Threads(1));
+    Separate({T::kDType, Score::kValue, rows, n, k, 1, 0, v.data(), y.data(), selected.data()}, Threads(1));
     std::vector<double> in(rows * n), out(rows * n);
     for (int64_t i = 0; i < rows * n; ++i) {
       const double product = ToDouble<T>(u[i]) * ToDouble<T>(v[i]);
@@ -426,7 +417,7 @@ void TestSumSelected(const char* dtype) {
     }
     for (const int threads : {1, 2, 5}) {
       const SelectedSums sums =
-          SumSelected({kDType<T>, rows, n, u.data(), v.data(), selected.data()}, Threads(threads));
+          SumSelected({T::kDType, rows, n, u.data(), v.data(), selected.data()}, Threads(threads));
       CHECK(sums.selected == SumOracle(in) && sums.others == SumOracle(out),
             "%s rows=%ld n=%ld threads=%d: %.17g %.17g, not %.17g %.17g", dtype, rows, n, threads, sums.selected,
             sums.others, SumOracle(in), SumOracle(out));
