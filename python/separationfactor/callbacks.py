@@ -2,7 +2,8 @@
 
 import keras
 
-from separationfactor.layers import KSparse, _count, _integer
+from separationfactor import arguments
+from separationfactor.layers import KSparse
 
 
 class KSchedule(keras.callbacks.Callback):
@@ -37,9 +38,9 @@ class KSchedule(keras.callbacks.Callback):
 
     def __init__(self, start, end, epochs, layer=None):
         super().__init__()
-        self.start = _count("start", start)
-        self.end = _count("end", end)
-        self.epochs = _integer("epochs", epochs, "a positive integer", least=1)
+        self.start = arguments.count("start", start)
+        self.end = arguments.count("end", end)
+        self.epochs = arguments.integer("epochs", epochs, "a positive integer", least=1)
         if not (layer is None or isinstance(layer, (str, KSparse))):
             raise ValueError(
                 "Argument `layer` must be a `KSparse` layer, the name of one, or `None`. "

@@ -1,44 +1,9 @@
 """Keras layers around `separationfactor.separate`."""
 
-import math
-import operator
-
 import keras
 import tensorflow as tf
 
-from separationfactor import native, ops
-
-
-def _integer(name, value, expected, least=None):
-    """Returns `value` as a Python int, or raises in Keras' wording."""
-    try:
-        # A bool is an integer to Python and a mistake here.
-        number = None if isinstance(value, bool) else operator.index(value)
-    except TypeError:
-        number = None
-    if number is None or (least is not None and number < least):
-        raise ValueError(f"Argument `{name}` must be {expected}. Received: {name}={value}")
-    return number
-
-
-def _count(name, value):
-    return _integer(name, value, "a non-negative integer", least=0)
-
-
-def _factor(name, value):
-    try:
-        number = math.nan if isinstance(value, str) else float(value)
-    except (TypeError, ValueError):
-        number = math.nan
-    if not math.isfinite(number):
-        raise ValueError(f"Argument `{name}` must be a finite number. Received: {name}={value}")
-    return number
-
-
-def _one_of(name, value, allowed):
-    if value not in allowed:
-        raise ValueError(f"Argument `{name}` must be one of {allowed}. Received: {name}={value}")
-    return value
+from separationfactor import arguments, native, ops
 
 
 class _SelectingLayer(keras.layers.Layer):
@@ -51,9 +16,9 @@ class _SelectingLayer(keras.layers.Layer):
                 f"Layer {type(self).__name__} needs Keras' TensorFlow backend. "
                 f"Received: backend={keras.backend.backend()}"
             )
-        self.axis = _integer("axis", axis, "an integer")
-        self.by = _one_of("by", by, ops.SCORES)
-        self.implementation = _one_of("implementation", implementation, native.IMPLEMENTATIONS)
+        self.axis = arguments.integer("axis", axis, "an integer")
+        self.by = arguments.one_of("by", by, ops.SCORES)
+        self.implementation = arguments.one_of("implementation", implementation, native.IMPLEMENTATIONS)
         self.input_spec = keras.layers.InputSpec(min_ndim=1)
         self.supports_masking = True
         self.supports_jit = native.supports_jit(implementation)
@@ -188,15 +153,15 @@ class SeparationFactor(_SelectingLayer):
                 "SeparationFactor.__init__() missing 1 required positional argument: 'suppression_factor'"
             )
         super().__init__(axis=axis, by=by, implementation=implementation, **kwargs)
-        self.separation_factor = _factor("separation_factor", separation_factor)
-        self.suppression_factor = _factor("suppression_factor", suppression_factor)
+        self.separation_factor = arguments.finite("separation_factor", separation_factor)
+        self.suppression_factor = arguments.finite("suppression_factor", suppression_factor)
         if not isinstance(trainable_factors, bool):
             raise ValueError(
                 "Argument `trainable_factors` must be a boolean. "
                 f"Received: trainable_factors={trainable_factors}"
             )
         self.trainable_factors = trainable_factors
-        self._k = _count("k", k)
+        self._k = arguments.count("k", k)
 
     @property
     def k(self):
@@ -277,8 +242,8 @@ class KSparse(_SelectingLayer):
 
     def __init__(self, k, *, inference_k=None, axis=-1, by="value", implementation="auto", **kwargs):
         super().__init__(axis=axis, by=by, implementation=implementation, **kwargs)
-        self._k = _count("k", k)
-        self._inference_k = None if inference_k is None else _count("inference_k", inference_k)
+        self._k = arguments.count("k", k)
+        self._inference_k = None if inference_k is None else arguments.count("inference_k", inference_k)
 
     @property
     def k(self):
@@ -287,7 +252,7 @@ class KSparse(_SelectingLayer):
 
     @k.setter
     def k(self, value):
-        value = _count("k", value)
+        value = arguments.count("k", value)
         self._check_k("k", value)
         if self.built:
             self._k.assign(value)

@@ -5,7 +5,8 @@ import math
 import keras
 import tensorflow as tf
 
-from separationfactor.layers import SeparationFactor, _factor, _integer, _one_of
+from separationfactor import arguments
+from separationfactor.layers import SeparationFactor
 
 
 @keras.saving.register_keras_serializable(package="separationfactor")
@@ -92,29 +93,29 @@ class ConditionalVAE(keras.Model):
     ):
         super().__init__(**kwargs)
         self.image_shape = tuple(
-            _integer("image_shape", size, "three positive integers", least=1) for size in image_shape
+            arguments.integer("image_shape", size, "three positive integers", least=1) for size in image_shape
         )
         if len(self.image_shape) != 3:
             raise ValueError(
                 f"Argument `image_shape` must be three positive integers. Received: image_shape={image_shape}"
             )
-        self.num_classes = _integer("num_classes", num_classes, "an integer > 1", least=2)
-        self.combine = _one_of("combine", combine, ("add", "concat"))
-        self.condition = _one_of("condition", condition, ("label", "predicted"))
+        self.num_classes = arguments.integer("num_classes", num_classes, "an integer > 1", least=2)
+        self.combine = arguments.one_of("combine", combine, ("add", "concat"))
+        self.condition = arguments.one_of("condition", condition, ("label", "predicted"))
         self.hard = bool(hard)
         self.stop_gradient = bool(stop_gradient)
-        self.beta = _factor("beta", beta)
+        self.beta = arguments.finite("beta", beta)
         if self.beta < 0:
             raise ValueError(f"Argument `beta` must not be negative. Received: beta={beta}")
         if latent_dim is None:
             latent_dim = self.num_classes
-        self.latent_dim = _integer("latent_dim", latent_dim, "a positive integer", least=1)
+        self.latent_dim = arguments.integer("latent_dim", latent_dim, "a positive integer", least=1)
         if self.combine == "add" and self.latent_dim != self.num_classes:
             raise ValueError(
                 "Argument `latent_dim` must equal `num_classes` where their vectors are added "
                 f"(combine='add'). Received: latent_dim={latent_dim}, num_classes={num_classes}"
             )
-        self.seed = seed if seed is None else _integer("seed", seed, "an integer or `None`")
+        self.seed = seed if seed is None else arguments.integer("seed", seed, "an integer or `None`")
         self.seed_generator = keras.random.SeedGenerator(self.seed)
 
         self.separation = SeparationFactor(
@@ -439,7 +440,7 @@ class ConditionalVAE(keras.Model):
         Returns:
             A tensor of shape `(batch, steps, *image_shape)`.
         """
-        steps = _integer("steps", steps, "an integer > 1", least=2)
+        steps = arguments.integer("steps", steps, "an integer > 1", least=2)
         start, end = self.separation(self._one_hot(labels)), self.separation(self._one_hot(to_labels))
         batch = tf.shape(start)[0]
         z = tf.zeros((batch, self.latent_dim)) if z is None else tf.convert_to_tensor(z)
