@@ -17,8 +17,8 @@ DEMO = train --dataset digits --epochs $(EPOCHS) --batch-size 50 --learning-rate
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 export MPLBACKEND ?= agg
 
-SOURCES = setup.py pyproject.toml CMakeLists.txt $(shell find cc python -name '*.py' -o -name '*.cc' -o -name '*.h')
-CXX_FILES = $(shell find cc tests -name '*.cc' -o -name '*.h')
+SOURCES = setup.py pyproject.toml CMakeLists.txt $(shell find cc python -name '*.py' -o -name '*.cc' -o -name '*.cu' -o -name '*.h')
+CXX_FILES = $(shell find cc tests -name '*.cc' -o -name '*.cu' -o -name '*.h')
 
 .PHONY: demo test lint core-test python-test short-demo develop clean
 

@@ -13,7 +13,7 @@ namespace separationfactor {
 namespace {
 
 template <class To, class From>
-inline To BitCast(From from) {
+SEPARATIONFACTOR_HOST_DEVICE inline To BitCast(From from) {
   static_assert(sizeof(To) == sizeof(From), "a bit cast keeps the size");
   To to;
   __builtin_memcpy(&to, &from, sizeof(to));
@@ -34,8 +34,8 @@ struct Float32 {
   using Number = float;
   static constexpr Bits kExponent = 0x7F800000u;
   static constexpr bool kDenormalsAreZero = true;
-  static Number ToNumber(Bits bits) { return BitCast<float>(bits); }
-  static Bits FromNumber(Number number) { return BitCast<Bits>(number); }
+  SEPARATIONFACTOR_HOST_DEVICE static Number ToNumber(Bits bits) { return BitCast<float>(bits); }
+  SEPARATIONFACTOR_HOST_DEVICE static Bits FromNumber(Number number) { return BitCast<Bits>(number); }
 };
 
 struct Float64 {
@@ -44,8 +44,8 @@ struct Float64 {
   using Number = double;
   static constexpr Bits kExponent = 0x7FF0000000000000u;
   static constexpr bool kDenormalsAreZero = true;
-  static Number ToNumber(Bits bits) { return BitCast<double>(bits); }
-  static Bits FromNumber(Number number) { return BitCast<Bits>(number); }
+  SEPARATIONFACTOR_HOST_DEVICE static Number ToNumber(Bits bits) { return BitCast<double>(bits); }
+  SEPARATIONFACTOR_HOST_DEVICE static Bits FromNumber(Number number) { return BitCast<Bits>(number); }
 };
 
 struct BFloat16 {
@@ -54,8 +54,10 @@ struct BFloat16 {
   using Number = float;
   static constexpr Bits kExponent = 0x7F80u;
   static constexpr bool kDenormalsAreZero = true;
-  static Number ToNumber(Bits bits) { return BitCast<float>(static_cast<uint32_t>(bits) << 16); }
-  static Bits FromNumber(Number number) {
+  SEPARATIONFACTOR_HOST_DEVICE static Number ToNumber(Bits bits) {
+    return BitCast<float>(static_cast<uint32_t>(bits) << 16);
+  }
+  SEPARATIONFACTOR_HOST_DEVICE static Bits FromNumber(Number number) {
     const uint32_t bits = BitCast<uint32_t>(number);
     // Rounding could carry a NaN's payload away, so a NaN becomes the quiet one of its sign.
     if ((bits & 0x7FFFFFFFu) > 0x7F800000u) return static_cast<Bits>((bits >> 16 & 0x8000u) | 0x7FC0u);
@@ -70,7 +72,7 @@ struct Float16 {
   using Number = float;
   static constexpr Bits kExponent = 0x7C00u;
   static constexpr bool kDenormalsAreZero = false;
-  static Number ToNumber(Bits bits) {
+  SEPARATIONFACTOR_HOST_DEVICE static Number ToNumber(Bits bits) {
     const uint32_t sign = static_cast<uint32_t>(bits & 0x8000u) << 16;
     const uint32_t exponent = bits >> 10 & 0x1Fu;
     const uint32_t fraction = bits & 0x3FFu;
@@ -80,7 +82,7 @@ struct Float16 {
     const float magnitude = static_cast<float>(fraction) * 5.9604644775390625e-8f;
     return BitCast<float>(sign | BitCast<uint32_t>(magnitude));
   }
-  static Bits FromNumber(Number number) {
+  SEPARATIONFACTOR_HOST_DEVICE static Bits FromNumber(Number number) {
     const uint32_t bits = BitCast<uint32_t>(number);
     const Bits sign = static_cast<Bits>(bits >> 16 & 0x8000u);
     const uint32_t magnitude = bits & 0x7FFFFFFFu;
@@ -101,7 +103,7 @@ struct Float16 {
 // An unsigned integer that orders elements as their scores are ordered (separate.h): a greater score has a
 // greater key, equal scores have equal keys.
 template <class T, Score kScore>
-inline typename T::Bits Key(typename T::Bits bits) {
+SEPARATIONFACTOR_HOST_DEVICE inline typename T::Bits Key(typename T::Bits bits) {
   using Bits = typename T::Bits;
   constexpr Bits kSign = static_cast<Bits>(Bits{1} << (8 * sizeof(Bits) - 1));
   const Bits magnitude = static_cast<Bits>(bits & ~kSign);

@@ -27,6 +27,13 @@
 #include <cstdint>
 #include <functional>
 
+// The CUDA kernels use some functions too.
+#if defined(__CUDACC__)
+#define SEPARATIONFACTOR_HOST_DEVICE __host__ __device__
+#else
+#define SEPARATIONFACTOR_HOST_DEVICE
+#endif
+
 namespace separationfactor {
 
 enum class DType { kFloat32, kFloat64, kBFloat16, kFloat16 };
@@ -39,7 +46,7 @@ enum class Score { kValue, kMagnitude };
 using ParallelFor = std::function<void(int64_t total, int64_t cost, const std::function<void(int64_t, int64_t)>& work)>;
 
 // Bytes of one row of the bitmask: entry i is bit i % 8 of byte i / 8, unused bits are zero.
-constexpr int64_t BitmaskBytes(int64_t n) { return (n + 7) / 8; }
+SEPARATIONFACTOR_HOST_DEVICE constexpr int64_t BitmaskBytes(int64_t n) { return (n + 7) / 8; }
 
 struct SeparateArgs {
   DType dtype;

@@ -1,0 +1,98 @@
+// What the kernels use of CUDA, so that they compile as host code too: the tests run them under an emulator
+// (tests/simt), whose cuda_runtime.h has the same names.
+//
+// Kernels touch memory through Pointer alone. Under nvcc it is a plain pointer; under the emulator it checks each
+// access. Their shared memory is dynamic, and each takes one plain struct. Beyond that they use shuffles, ballots,
+// barriers and integer atomics: nothing that a card of 2017 lacks, no inline PTX.
+
+#ifndef SEPARATIONFACTOR_CORE_CUDA_DEVICE_H_
+#define SEPARATIONFACTOR_CORE_CUDA_DEVICE_H_
+
+#include <cuda_runtime.h>
+
+#include <cstdint>
+
+namespace separationfactor {
+namespace cuda {
+namespace {
+
+constexpr int kWarp = 32;
+constexpr uint32_t kAllLanes = 0xFFFFFFFFu;
+
+#if defined(SEPARATIONFACTOR_SIMT)
+
+using simt::BytesIntoWord;
+using simt::Cast;
+using simt::IsWide;
+using simt::Pointer;
+using simt::Shared;
+
+// What points to device memory, as kernels take it.
+template <class T>
+Pointer<T> ToDevice(const void* address) {
+  return simt::Find<T>(address);
+}
+
+#else
+
+template <class T>
+using Pointer = T*;
+
+template <class T>
+Pointer<T> ToDevice(const void* address) {
+  return static_cast<T*>(const_cast<void*>(address));
+}
+
+template <class To, class From>
+__device__ __forceinline__ To* Cast(From* pointer) {
+  return reinterpret_cast<To*>(pointer);
+}
+
+// Whether it can be read and written 16 bytes at a time.
+template <class T>
+__device__ __forceinline__ bool IsWide(const T* pointer) {
+  return reinterpret_cast<uintptr_t>(pointer) % 16 == 0;
+}
+
+// How far it is from the 4-byte word that it points into.
+template <class T>
+__device__ __forceinline__ int BytesIntoWord(const T* pointer) {
+  return static_cast<int>(reinterpret_cast<uintptr_t>(pointer) % 4);
+}
+
+__device__ __forceinline__ unsigned char* SharedBytes() {
+  extern __shared__ __align__(16) unsigned char bytes[];
+  return bytes;
+}
+
+// The block's shared memory from a byte on.
+template <class T>
+__device__ __forceinline__ T* Shared(int offset) {
+  return reinterpret_cast<T*>(SharedBytes() + offset);
+}
+
+#endif
+
+template <class Params>
+cudaError_t Launch(void (*kernel)(Params), int64_t blocks, int threads, int shared_bytes, cudaStream_t stream,
+                   Params params) {
+  // A block has 48 KB unless it asks for more.
+  if (shared_bytes > 48 * 1024) {
+    const cudaError_t error = cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
+                                                   cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes);
+    if (error != cudaSuccess) return error;
+  }
+#if defined(SEPARATIONFACTOR_SIMT)
+  return simt::Launch(kernel, blocks, threads, shared_bytes, params);
+#else
+  void* arguments[] = {&params};
+  return cudaLaunchKernel(reinterpret_cast<const void*>(kernel), dim3(static_cast<unsigned>(blocks)), dim3(threads),
+                          arguments, static_cast<size_t>(shared_bytes), stream);
+#endif
+}
+
+}  // namespace
+}  // namespace cuda
+}  // namespace separationfactor
+
+#endif  // SEPARATIONFACTOR_CORE_CUDA_DEVICE_H_

@@ -1,0 +1,433 @@
+// Rows that a block or several select from, digit by digit.
+
+#ifndef SEPARATIONFACTOR_CORE_CUDA_RADIX_ROWS_INL_H_
+#define SEPARATIONFACTOR_CORE_CUDA_RADIX_ROWS_INL_H_
+
+#include <cstdint>
+
+#include "core/cuda/device.h"
+#include "core/cuda/entries-inl.h"
+#include "core/cuda/plan.h"
+#include "core/cuda/short_rows-inl.h"
+#include "core/separate.h"
+
+namespace separationfactor {
+namespace cuda {
+namespace {
+
+// ---- The cut -------------------------------------------------------------------------------------------------
+
+// What is known of a row's selection. Entries rank by key and, where keys tie, by place, which is n - 1 - index:
+// the lowest index has the greatest. So no two rank the same, and ties need no order of reading. The cut lies in a
+// class of entries that agree in the leading bits of (key, place): what ranks above it is selected, what ranks below
+// is not, and of the class itself `wanted` are. Each digit that is counted narrows the class.
+template <class T>
+struct Cut {
+  using Bits = typename T::Bits;
+  Bits key, last_key;          // the keys of the class
+  uint32_t place, last_place;  // and the places
+  int32_t key_bits;            // trailing bits in which the keys may differ
+  int32_t place_bits;          // likewise
+  uint32_t wanted;             // how many of the class are selected,
+  uint32_t count;              // and how many there are
+
+  // Before anything is counted.
+  static __device__ Cut OfRow(uint32_t n, uint32_t k) {
+    return {Bits{0}, static_cast<Bits>(~Bits{0}), 0, ~0u, 8 * sizeof(Bits), kWarp - __clz(static_cast<int>(n - 1)), k,
+            n};
+  }
+
+  // Whether all that is left of the class is selected, or nothing. `wanted` is 0 if k is, and then only.
+  __device__ __forceinline__ bool IsSettled() const { return wanted == 0 || wanted == count; }
+
+  __device__ __forceinline__ bool HasKey(Bits entry_key) const { return key <= entry_key && entry_key <= last_key; }
+  __device__ __forceinline__ bool Has(Bits entry_key, uint32_t entry_place) const {
+    return HasKey(entry_key) && place <= entry_place && entry_place <= last_place;
+  }
+  // Meant for a settled cut; of one that is not, whether the entry is selected for certain.
+  __device__ __forceinline__ bool Selects(Bits entry_key, uint32_t entry_place) const {
+    if (!HasKey(entry_key)) return entry_key > last_key;
+    if (entry_place > last_place) return true;
+    return entry_place >= place && wanted == count;
+  }
+
+  // The digit that narrows the class next, of one in it.
+  __device__ __forceinline__ uint32_t Digit(Bits entry_key, uint32_t entry_place) const {
+    if (key_bits > 0) return static_cast<uint32_t>((entry_key - key) >> OpenBits(key_bits));
+    return (entry_place - place) >> OpenBits(place_bits);
+  }
+  // To those with this digit; `above` of the class have a greater one, and `in_digit` this one.
+  __device__ __forceinline__ void Narrow(uint32_t digit, uint32_t above, uint32_t in_digit) {
+    wanted -= above;
+    count = in_digit;
+    if (key_bits > 0) {
+      key_bits = OpenBits(key_bits);
+      key = static_cast<Bits>(key | static_cast<Bits>(static_cast<Bits>(digit) << key_bits));
+      last_key = static_cast<Bits>(key | ((Bits{1} << key_bits) - 1));
+    } else {
+      place_bits = OpenBits(place_bits);
+      place |= digit << place_bits;
+      last_place = place | ((1u << place_bits) - 1);
+    }
+  }
+
+ private:
+  // Those that a digit leaves open.
+  static __device__ __forceinline__ int32_t OpenBits(int32_t bits) { return bits > kDigitBits ? bits - kDigitBits : 0; }
+};
+
+// Shared memory that the threads of a block select with.
+struct RadixMemory {
+  Pointer<uint32_t> counts;    // of each digit
+  Pointer<uint32_t> exchange;  // kExchangeBytes
+
+  static __device__ RadixMemory At(int offset) {
+    return {Shared<uint32_t>(offset), Shared<uint32_t>(offset + kDigits * 4)};
+  }
+
+  // All threads take part; a barrier must follow.
+  __device__ __forceinline__ void Clear() const {
+    for (int digit = threadIdx.x; digit < kDigits; digit += blockDim.x) counts[digit] = 0;
+  }
+};
+
+// Narrows the class by the digits' counts, in shared or device memory. All threads take part and have the same cut
+// before and after. Between two calls there must be a barrier.
+template <class T>
+__device__ __forceinline__ void NarrowByCounts(Pointer<const uint32_t> counts, Pointer<uint32_t> exchange,
+                                               Cut<T>& cut) {
+  // Each thread has a few digits, the first thread the greatest.
+  const int per_thread = kDigits / static_cast<int>(blockDim.x);
+  const int greatest = kDigits - 1 - static_cast<int>(threadIdx.x) * per_thread;
+  uint32_t sum = 0;
+  for (int i = 0; i < per_thread; ++i) sum += counts[greatest - i];
+  const int lane = static_cast<int>(threadIdx.x) % kWarp, warp = static_cast<int>(threadIdx.x) / kWarp;
+  uint32_t sum_to_here = sum;
+#pragma unroll
+  for (int step = 1; step < kWarp; step *= 2) {
+    const uint32_t before = __shfl_up_sync(kAllLanes, sum_to_here, step);
+    if (lane >= step) sum_to_here += before;
+  }
+  if (lane == kWarp - 1) exchange[warp] = sum_to_here;
+  __syncthreads();
+  uint32_t above = sum_to_here - sum;
+  for (int i = 0; i < warp; ++i) above += exchange[i];
+  constexpr int kResult = kMaxBlockThreads / kWarp;
+  // One thread finds the cut among its digits.
+  if (above < cut.wanted && cut.wanted <= above + sum) {
+    int digit = greatest;
+    uint32_t in_digit = counts[digit];
+    while (above + in_digit < cut.wanted) {
+      above += in_digit;
+      in_digit = counts[--digit];
+    }
+    exchange[kResult] = static_cast<uint32_t>(digit);
+    exchange[kResult + 1] = above;
+    exchange[kResult + 2] = in_digit;
+  }
+  __syncthreads();
+  cut.Narrow(exchange[kResult], exchange[kResult + 1], exchange[kResult + 2]);
+}
+
+// ---- A block a row -------------------------------------------------------------------------------------------
+
+// The row stays in shared memory from the one read of x to the write of y.
+template <class T>
+__global__ void __launch_bounds__(kMaxBlockThreads) SeparateByBlock(RowsParams<T> p) {
+  using Bits = typename T::Bits;
+  constexpr int kSize = Vector<T>::kSize;
+  const int n = p.n;
+  const int vectors = (n + kSize - 1) / kSize;
+  const auto row_memory = Shared<uint4>(0);
+  const RadixMemory memory = RadixMemory::At(vectors * 16);
+  bool k_is_valid;
+  const uint32_t k = p.ReadK(&k_is_valid);
+  const Factors<T> factors(p.separation, p.suppression, k_is_valid);
+  const int thread = static_cast<int>(threadIdx.x), threads = static_cast<int>(blockDim.x);
+
+  for (int64_t row = blockIdx.x; row < p.rows; row += gridDim.x) {
+    Cut<T> cut = Cut<T>::OfRow(n, k);
+    memory.Clear();
+    __syncthreads();
+    const auto x = p.x + row * n;
+    const bool x_is_wide = IsWide(x);
+    for (int u = thread; u < vectors; u += threads) {
+      const Vector<T> vector = LoadVector<T>(x, u * kSize, n - u * kSize, x_is_wide);
+      row_memory[u] = BitCast<uint4>(vector);
+#pragma unroll
+      for (int v = 0; v < kSize; ++v) {
+        const int i = u * kSize + v;
+        if (i < n) atomicAdd(memory.counts + cut.Digit(KeyOf<T>(vector.entries[v], p.score_mask), n - 1 - i), 1u);
+      }
+    }
+    __syncthreads();
+    while (!cut.IsSettled()) {
+      NarrowByCounts(memory.counts, memory.exchange, cut);
+      if (cut.IsSettled()) break;
+      memory.Clear();
+      __syncthreads();
+      for (int u = thread; u < vectors; u += threads) {
+        const auto vector = BitCast<Vector<T>>(static_cast<uint4>(row_memory[u]));
+#pragma unroll
+        for (int v = 0; v < kSize; ++v) {
+          const int i = u * kSize + v;
+          const Bits key = KeyOf<T>(vector.entries[v], p.score_mask);
+          if (i < n && cut.Has(key, n - 1 - i)) atomicAdd(memory.counts + cut.Digit(key, n - 1 - i), 1u);
+        }
+      }
+      __syncthreads();
+    }
+
+    const auto y = p.y + row * n;
+    const auto selected_row = p.selected + row * BitmaskBytes(n);
+    const bool y_is_wide = IsWide(y);
+    // Whole warps go round together, as they make bytes of the bitmask together.
+    for (int begin = 0; begin < vectors; begin += threads) {
+      const int u = begin + thread, i = u * kSize;
+      uint32_t selected = 0;
+      if (u < vectors) {
+        auto vector = BitCast<Vector<T>>(static_cast<uint4>(row_memory[u]));
+#pragma unroll
+        for (int v = 0; v < kSize; ++v) {
+          const bool is_selected = i + v < n && cut.Selects(KeyOf<T>(vector.entries[v], p.score_mask), n - 1 - (i + v));
+          selected |= static_cast<uint32_t>(is_selected) << v;
+          vector.entries[v] = factors.Product(vector.entries[v], is_selected);
+        }
+        StoreVector<T>(y, i, n - i, y_is_wide, vector);
+      }
+      StoreSelected<T>(selected_row, i, n, selected);
+    }
+    __syncthreads();
+  }
+}
+
+// ---- Several blocks a row ------------------------------------------------------------------------------------
+
+// Launches follow each other where blocks would have to wait for each other:
+//
+//   * CountDigits, for the first digit: reads x. For each further digit of the key, and for the first of the place:
+//     reads x again if the class has more entries than there are places for candidates, which takes ties or scores
+//     that are very near each other. Otherwise its blocks return at once.
+//   * WriteDecided reads x and writes y and the bitmask as if none of the class were selected, and puts the class
+//     into the list of candidates.
+//   * WriteCandidates selects among these, and puts right what is selected.
+template <class T>
+struct SplitParams {
+  using Bits = typename T::Bits;
+  RowsParams<T> rows;
+  int64_t all_rows;  // the tensor's, where `rows` has those of one batch
+  Pointer<uint8_t> all_selected;
+  int32_t segment;     // entries
+  int32_t segments;    // of a row
+  int32_t digit;       // how many digits have been counted
+  uint32_t max_count;  // places for candidates, of a row
+  // Scratch, for each row.
+  Pointer<uint32_t> counts;             // [digits, rows, kDigits], zeros at first
+  Pointer<uint32_t> candidate_counts;   // [rows], zeros at first
+  Pointer<Cut<T>> cuts;                 // [digits + 1, rows]
+  Pointer<uint32_t> candidate_indices;  // [rows, max_count]
+  Pointer<Bits> candidates;             // [rows, max_count]
+
+  // Whether a class is too large for the candidates.
+  __device__ __forceinline__ bool IsCounted(const Cut<T>& cut) const {
+    return !cut.IsSettled() && cut.count > max_count;
+  }
+
+  // A row's cut after the digits counted so far. All threads take part. The launch before left its own, and counts.
+  __device__ __forceinline__ Cut<T> CutOf(int64_t row, bool is_first_segment, uint32_t k,
+                                          Pointer<uint32_t> exchange) const {
+    Cut<T> cut = Cut<T>::OfRow(rows.n, k);
+    if (digit > 0) {
+      const int64_t before = (digit - 1) * rows.rows + row;
+      cut = cuts[before];
+      if (IsCounted(cut)) NarrowByCounts<T>(counts + before * kDigits, exchange, cut);
+    }
+    if (is_first_segment && threadIdx.x == 0) cuts[digit * rows.rows + row] = cut;
+    return cut;
+  }
+};
+
+template <class T>
+__global__ void __launch_bounds__(kSplitThreads) CountDigits(SplitParams<T> params) {
+  using Bits = typename T::Bits;
+  constexpr int kSize = Vector<T>::kSize;
+  const RowsParams<T>& p = params.rows;
+  const RadixMemory memory = RadixMemory::At(0);
+  bool k_is_valid;
+  const uint32_t k = p.ReadK(&k_is_valid);
+  for (int64_t block = blockIdx.x; block < p.rows * params.segments; block += gridDim.x) {
+    const int64_t row = block / params.segments;
+    const int segment = static_cast<int>(block % params.segments);
+    const Cut<T> cut = params.CutOf(row, segment == 0, k, memory.exchange);
+    if (!params.IsCounted(cut)) continue;
+    memory.Clear();
+    __syncthreads();
+    const auto x = p.x + row * p.n;
+    const bool x_is_wide = IsWide(x);
+    const int64_t begin = static_cast<int64_t>(segment) * params.segment;
+    const int64_t end = Smaller(begin + params.segment, p.n);
+    for (int64_t i = begin + threadIdx.x * kSize; i < end; i += kSplitThreads * kSize) {
+      const Vector<T> vector = LoadVector<T>(x, i, end - i, x_is_wide);
+#pragma unroll
+      for (int v = 0; v < kSize; ++v) {
+        const Bits key = KeyOf<T>(vector.entries[v], p.score_mask);
+        const auto place = static_cast<uint32_t>(p.n - 1 - (i + v));
+        if (i + v < end && cut.Has(key, place)) atomicAdd(memory.counts + cut.Digit(key, place), 1u);
+      }
+    }
+    __syncthreads();
+    const auto counts = params.counts + (params.digit * p.rows + row) * kDigits;
+    for (int digit = threadIdx.x; digit < kDigits; digit += kSplitThreads) {
+      const uint32_t count = memory.counts[digit];
+      if (count > 0) atomicAdd(counts + digit, count);
+    }
+    __syncthreads();
+  }
+}
+
+template <class T>
+__global__ void __launch_bounds__(kSplitThreads) WriteDecided(SplitParams<T> params) {
+  using Bits = typename T::Bits;
+  constexpr int kSize = Vector<T>::kSize;
+  const RowsParams<T>& p = params.rows;
+  const RadixMemory memory = RadixMemory::At(0);
+  bool k_is_valid;
+  const uint32_t k = p.ReadK(&k_is_valid);
+  const Factors<T> factors(p.separation, p.suppression, k_is_valid);
+  const int lane = static_cast<int>(threadIdx.x) % kWarp;
+  for (int64_t block = blockIdx.x; block < p.rows * params.segments; block += gridDim.x) {
+    const int64_t row = block / params.segments;
+    const int segment = static_cast<int>(block % params.segments);
+    const Cut<T> cut = params.CutOf(row, segment == 0, k, memory.exchange);
+    const bool is_settled = cut.IsSettled();
+    const auto x = p.x + row * p.n;
+    const auto y = p.y + row * p.n;
+    const auto selected_row = p.selected + row * BitmaskBytes(p.n);
+    const auto indices = params.candidate_indices + row * params.max_count;
+    const auto candidates = params.candidates + row * params.max_count;
+    const bool x_is_wide = IsWide(x), y_is_wide = IsWide(y);
+    const int64_t begin = static_cast<int64_t>(segment) * params.segment;
+    const int64_t end = Smaller(begin + params.segment, p.n);
+    for (int64_t all_begin = begin; all_begin < end; all_begin += kSplitThreads * kSize) {
+      const int64_t i = all_begin + threadIdx.x * kSize;
+      Vector<T> vector = LoadVector<T>(x, i, end - i, x_is_wide);
+      uint32_t selected = 0, undecided = 0;
+#pragma unroll
+      for (int v = 0; v < kSize; ++v) {
+        const Bits key = KeyOf<T>(vector.entries[v], p.score_mask);
+        const auto place = static_cast<uint32_t>(p.n - 1 - (i + v));
+        if (i + v < end) {
+          selected |= static_cast<uint32_t>(cut.Selects(key, place)) << v;
+          undecided |= static_cast<uint32_t>(!is_settled && cut.Has(key, place)) << v;
+        }
+      }
+      if (__ballot_sync(kAllLanes, undecided != 0) != 0) {
+        // Places for a warp's candidates at once.
+        const auto count = static_cast<uint32_t>(__popc(undecided));
+        uint32_t to_here = count;
+#pragma unroll
+        for (int step = 1; step < kWarp; step *= 2) {
+          const uint32_t before = __shfl_up_sync(kAllLanes, to_here, step);
+          if (lane >= step) to_here += before;
+        }
+        uint32_t place = 0;
+        if (lane == kWarp - 1) place = atomicAdd(params.candidate_counts + row, to_here);
+        place = __shfl_sync(kAllLanes, place, kWarp - 1) + to_here - count;
+#pragma unroll
+        for (int v = 0; v < kSize; ++v) {
+          if (undecided >> v & 1) {
+            indices[place] = static_cast<uint32_t>(i + v);
+            candidates[place] = vector.entries[v];
+            ++place;
+          }
+        }
+      }
+#pragma unroll
+      for (int v = 0; v < kSize; ++v) {
+        vector.entries[v] = factors.Product(vector.entries[v], (selected >> v & 1) != 0);
+      }
+      StoreVector<T>(y, i, end - i, y_is_wide, vector);
+      StoreSelected<T>(selected_row, i, end, selected);
+    }
+    __syncthreads();
+  }
+}
+
+// Sets bits of the bitmask, whose words several threads may share. Only the tensor's first and last bytes lie in no
+// word that is the bitmask's alone: their bits are gathered in `edge_bits`, six words of shared memory.
+struct BitSetter {
+  Pointer<uint8_t> selected;
+  int64_t bytes;
+  Pointer<uint32_t> edge_bits;
+
+  __device__ __forceinline__ void Set(int64_t byte, uint32_t bit) const {
+    const int64_t word = byte - BytesIntoWord(selected + byte);
+    if (word < 0) {
+      atomicOr(edge_bits + byte, bit);
+    } else if (word + 4 > bytes) {
+      atomicOr(edge_bits + (3 + bytes - 1 - byte), bit);
+    } else {
+      atomicOr(Cast<uint32_t>(selected + word), bit << (8 * (byte - word)));
+    }
+  }
+  // After a barrier, by thread 0.
+  __device__ __forceinline__ void SetEdges() const {
+    for (int i = 0; i < 6; ++i) {
+      const int64_t byte = i < 3 ? i : bytes - 1 - (i - 3);
+      const uint32_t bits = edge_bits[i];
+      if (bits != 0) selected[byte] = static_cast<uint8_t>(selected[byte] | bits);
+    }
+  }
+};
+
+template <class T>
+__global__ void __launch_bounds__(kSplitThreads) WriteCandidates(SplitParams<T> params) {
+  using Bits = typename T::Bits;
+  const RowsParams<T>& p = params.rows;
+  const RadixMemory memory = RadixMemory::At(0);
+  bool k_is_valid;
+  p.ReadK(&k_is_valid);
+  const Factors<T> factors(p.separation, p.suppression, k_is_valid);
+  const auto n = static_cast<uint32_t>(p.n);
+  for (int64_t row = blockIdx.x; row < p.rows; row += gridDim.x) {
+    Cut<T> cut = params.cuts[params.digit * p.rows + row];
+    if (cut.IsSettled()) continue;
+    const uint32_t count = cut.count;
+    const auto indices = params.candidate_indices + row * params.max_count;
+    const auto candidates = params.candidates + row * params.max_count;
+    while (!cut.IsSettled()) {
+      memory.Clear();
+      __syncthreads();
+      for (uint32_t c = threadIdx.x; c < count; c += kSplitThreads) {
+        const Bits key = KeyOf<T>(candidates[c], p.score_mask);
+        const uint32_t place = n - 1 - indices[c];
+        if (cut.Has(key, place)) atomicAdd(memory.counts + cut.Digit(key, place), 1u);
+      }
+      __syncthreads();
+      NarrowByCounts<T>(memory.counts, memory.exchange, cut);
+      __syncthreads();
+    }
+
+    const int64_t bytes = BitmaskBytes(n);
+    const BitSetter bits{params.all_selected, params.all_rows * bytes, memory.exchange};
+    if (threadIdx.x < 6) bits.edge_bits[threadIdx.x] = 0;
+    __syncthreads();
+    const int64_t first_byte = (p.selected - params.all_selected) + row * bytes;
+    for (uint32_t c = threadIdx.x; c < count; c += kSplitThreads) {
+      const Bits entry = candidates[c];
+      const uint32_t i = indices[c];
+      if (!cut.Selects(KeyOf<T>(entry, p.score_mask), n - 1 - i)) continue;
+      p.y[row * n + i] = factors.Product(entry, true);
+      bits.Set(first_byte + i / 8, 1u << i % 8);
+    }
+    __syncthreads();
+    if (threadIdx.x == 0) bits.SetEdges();
+    __syncthreads();
+  }
+}
+
+}  // namespace
+}  // namespace cuda
+}  // namespace separationfactor
+
+#endif  // SEPARATIONFACTOR_CORE_CUDA_RADIX_ROWS_INL_H_
