@@ -11,7 +11,7 @@ import rich
 from click.core import ParameterSource
 from rich.table import Table
 
-from separationfactor import __version__, benchmark, data, figures, native, runs
+from separationfactor import __version__, benchmark, data, figures, native, runs, studies
 
 
 def _reports_errors(command):
@@ -21,7 +21,7 @@ def _reports_errors(command):
     def wrapped(*args, **kwargs):
         try:
             return command(*args, **kwargs)
-        except (data.DatasetError, runs.RunError) as error:
+        except (data.DatasetError, runs.RunError, studies.StudyError) as error:
             raise click.ClickException(str(error)) from error
 
     return wrapped
@@ -146,6 +146,47 @@ def info():
         table.add_row(name.replace("_", " "), str(value))
     rich.get_console().print(table)
 
+
+@main.group()
+def study():
+    """Measures what the layers do, over many settings and seeds."""
+
+
+def _study_command(study):
+    """Returns a study's command; all have the same options."""
+    settings = "\n".join(f"  {name}" for name in study.settings)
+
+    @click.command(study.name, help=f"{study.summary}\n\n\b\nSettings:\n{settings}", short_help=study.summary)
+    @click.option(
+        "--output",
+        required=True,
+        type=click.Path(path_type=Path),
+        help="The study's folder. A study that is there goes on.",
+        show_default=False,
+    )
+    @click.option("--data", "source", default=study.dataset, help="The data, as train's --dataset takes it.")
+    @click.option("--quick", is_flag=True, help="Few settings, seeds and epochs, to see it work.")
+    @click.option("--seeds", type=click.IntRange(1), help="How many seeds  [default: 5, or 2 if quick]")
+    @click.option("--jobs", type=click.IntRange(1), help="Trials at a time  [default: the cores]")
+    @click.option("--only", multiple=True, metavar="SETTING", help="Run this setting; may be repeated.")
+    @_reports_errors
+    def command(output, source, quick, seeds, jobs, only):
+        try:
+            results = studies.run(
+                study, output, source=source, quick=quick, seeds=seeds, jobs=jobs, only=only
+            )
+        except KeyboardInterrupt:
+            raise click.ClickException("interrupted; the same command goes on with what is missing") from None
+        console = rich.get_console()
+        console.print(studies.table(study, results))
+        for path in sorted(output.glob("*.png")):
+            console.print(f"drew {path}", soft_wrap=True)
+
+    return command
+
+
+for _study in studies.STUDIES:
+    study.add_command(_study_command(_study))
 
 main.add_command(benchmark.main)
 

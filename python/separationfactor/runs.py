@@ -87,6 +87,17 @@ def save_figure(figure: Figure, path: str | Path) -> None:
         figure.savefig(temporary, dpi=150, bbox_inches="tight")
 
 
+def environment() -> dict[str, Any]:
+    """Returns what a run or a study was made with: the package's build, versions, the machine."""
+    return {
+        **build_info(),
+        "keras": keras.version(),
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+    }
+
+
 class Run:
     """The folder of a run.
 
@@ -193,13 +204,7 @@ class Run:
                 "test_images": len(dataset.x_test),
             },
             "model": model.get_config(),
-            "environment": {
-                **build_info(),
-                "keras": keras.version(),
-                "numpy": np.__version__,
-                "python": platform.python_version(),
-                "platform": platform.platform(),
-            },
+            "environment": environment(),
         }
         self._write_config(config)
 

@@ -1,0 +1,53 @@
+"""Training on data that fit in memory, for models so small that an epoch is short."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+
+def fit(
+    model: keras.Model,
+    images: np.ndarray,
+    targets: np.ndarray,
+    *,
+    epochs: int,
+    batch_size: int,
+    seed: int,
+    before_epoch: Callable[[int], None] | None = None,
+) -> None:
+    """Trains a built and compiled model as `keras.Model.fit` would, with one call into TensorFlow an epoch.
+
+    The images are one tensor, batches are gathered from it within the graph, and no metrics are returned.
+
+    Args:
+        model: The model. Its `train_step` is what is called.
+        images: Array of shape `(images, ...)`.
+        targets: Array of shape `(images, ...)`.
+        epochs: How many times to go through the images.
+        batch_size: Images in a step. What remains of the images after whole batches is left out, other images
+            in each epoch.
+        seed: Seeds the order of the images.
+        before_epoch: Is called with the number of each epoch, from 0 on, before it.
+    """
+    images, targets = tf.constant(images), tf.constant(targets)
+    steps = len(images) // batch_size
+    # Keras makes the variables of its metrics on the first batch, which a loop in a graph cannot.
+    model.test_on_batch(images[:batch_size], targets[:batch_size])
+    model.optimizer.build(model.trainable_variables)
+
+    @tf.function
+    def epoch(order):
+        for step in tf.range(steps):
+            batch = order[step]
+            model.train_step((tf.gather(images, batch), tf.gather(targets, batch)))
+
+    generator = np.random.default_rng(seed)
+    for number in range(epochs):
+        if before_epoch is not None:
+            before_epoch(number)
+        order = generator.permutation(len(images))[: steps * batch_size]
+        epoch(tf.constant(order.reshape(steps, batch_size), tf.int32))

@@ -1,0 +1,206 @@
+"""Studies: that they resume, what they leave, and errors; and the studies themselves, on a tiny setting."""
+
+import csv
+import dataclasses
+import json
+import statistics
+
+import click.testing
+import keras
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+from separationfactor import cli, data, studies
+from separationfactor.studies import training
+
+
+def invoke(*arguments):
+    return click.testing.CliRunner().invoke(cli.main, [str(argument) for argument in arguments])
+
+
+# The framework, on a study that takes no time. Processes find its functions by name.
+
+
+def prepare(dataset, folder, quick):
+    (folder / "images.txt").write_text(f"{len(dataset.x_train)} {quick}")
+
+
+def measure(trial):
+    if trial.options.get("fails"):
+        raise ArithmeticError("as it is meant to")
+    (trial.folder / "note.txt").write_text((trial.shared / "images.txt").read_text())
+    random = float(keras.random.uniform(()))
+    return {"sum": np.float32(trial.options["number"] + trial.seed), "random": random, "name": trial.setting}
+
+
+def draw(results):
+    figure = Figure()
+    figure.add_subplot().bar(results.settings(), [results.mean(name, "sum") for name in results.settings()])
+    return {"sums": figure}
+
+
+TOY = studies.Study(
+    name="toy",
+    summary="Adds.",
+    settings={"one": {"number": 1}, "ten": {"number": 10}},
+    quick_settings=("ten",),
+    measure=measure,
+    draw=draw,
+    columns={"sum": ".2f"},
+    prepare=prepare,
+)
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory):
+    output = tmp_path_factory.mktemp("studies") / "toy"
+    results = studies.run(TOY, output, seeds=2, jobs=2)
+    return output, results
+
+
+def rows_of(path):
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_study_leaves_its_results(toy):
+    output, results = toy
+    assert [(row["setting"], row["seed"], row["sum"]) for row in results.rows] == [
+        ("one", 0, 1),
+        ("one", 1, 2),
+        ("ten", 0, 10),
+        ("ten", 1, 11),
+    ]
+    assert {path.name for path in output.iterdir()} == {
+        "one",
+        "ten",
+        "shared",
+        "study.json",
+        "results.csv",
+        "summary.csv",
+        "table.md",
+        "sums.png",
+    }
+    rows = rows_of(output / "results.csv")
+    assert [float(row["sum"]) for row in rows] == [1, 2, 10, 11]
+    assert [row["number"] for row in rows] == ["1", "1", "10", "10"]
+    # The seed, not the setting nor the process, determines what is drawn.
+    assert rows[0]["random"] == rows[2]["random"] != rows[1]["random"] == rows[3]["random"]
+
+    summary = rows_of(output / "summary.csv")
+    assert [float(row["sum"]) for row in summary] == [1.5, 10.5]
+    assert float(summary[0]["sum_deviation"]) == pytest.approx(statistics.stdev([1, 2]))
+    assert "| ten | 10.50 ± 0.71 | 2 |" in (output / "table.md").read_text()
+    assert (output / "ten" / "seed-1" / "note.txt").read_text() == "1500 False"
+    description = json.loads((output / "study.json").read_text())
+    assert description["source"] == "digits"
+    assert description["environment"]["keras"] == keras.version()
+
+
+def test_a_study_goes_on_with_what_is_missing(toy):
+    """Also after a trial has failed, which is named; the others are kept."""
+    output, results = toy
+    measured = sorted(output.glob("*/seed-*/measured.json"))
+    before = {path: path.stat().st_mtime_ns for path in measured}
+    missing = output / "ten" / "seed-0" / "measured.json"
+    missing.unlink()
+    (output / "results.csv").unlink()
+
+    failing = dataclasses.replace(TOY, settings={**TOY.settings, "none": {"fails": True}})
+    with pytest.raises(RuntimeError, match="toy: none, seed 0 failed") as caught:
+        studies.run(failing, output, seeds=2, jobs=1)
+    assert isinstance(caught.value.__cause__, ArithmeticError)
+
+    again = studies.run(TOY, output, seeds=2, jobs=1)
+    assert [path for path in measured if path.stat().st_mtime_ns != before[path]] == [missing]
+    untimed = [{**row, "seconds": 0} for row in results.rows]
+    assert [{**row, "seconds": 0} for row in again.rows] == untimed
+    assert len(rows_of(output / "results.csv")) == 4
+
+
+def test_a_folder_serves_one_study(toy, tmp_path):
+    output, _ = toy
+    with pytest.raises(studies.StudyError, match="holds a study with quick=False"):
+        studies.run(TOY, output, quick=True)
+    with pytest.raises(studies.StudyError, match="holds a study with study=toy"):
+        studies.run(dataclasses.replace(TOY, name="other"), output)
+    changed = dataclasses.replace(TOY, settings={"one": {"number": 2}, "ten": {"number": 10}})
+    with pytest.raises(studies.StudyError, match=r"measured with the options \{'number': 1\}"):
+        studies.run(changed, output)
+    (tmp_path / "letter.txt").write_text("dear")
+    with pytest.raises(studies.StudyError, match="expected a new or empty folder"):
+        studies.run(TOY, tmp_path)
+    with pytest.raises(studies.StudyError, match="has no setting three. It has: one, ten"):
+        studies.run(TOY, tmp_path / "new", only=["three"])
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        ({"settings": {"a/b": {}}, "quick_settings": ()}, "a setting's name becomes a folder's"),
+        ({"quick_settings": ("two",)}, "quick_settings must be settings"),
+    ],
+)
+def test_a_study_checks_its_names(change, match):
+    with pytest.raises(ValueError, match=match):
+        dataclasses.replace(TOY, **change)
+
+
+# Training in memory
+
+
+def test_training_in_memory_is_what_keras_does():
+    """One step on the whole of the data has no order, so both ways must agree."""
+    images, targets = np.random.rand(32, 5).astype("float32"), np.random.rand(32, 1).astype("float32")
+
+    def model():
+        keras.utils.set_random_seed(3)
+        model = keras.Sequential([keras.Input((5,)), keras.layers.Dense(1)])
+        model.compile(keras.optimizers.SGD(0.1), "mse", metrics=["mae"])
+        return model
+
+    mine, theirs = model(), model()
+    epochs = []
+    training.fit(mine, images, targets, epochs=4, batch_size=32, seed=0, before_epoch=epochs.append)
+    theirs.fit(images, targets, epochs=4, batch_size=32, verbose=0)
+    assert epochs == [0, 1, 2, 3]
+    for one, other in zip(mine.get_weights(), theirs.get_weights(), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5)
+
+
+# The studies
+
+
+@pytest.fixture(scope="module")
+def few_digits(tmp_path_factory):
+    digits = data.load("digits")
+    path = tmp_path_factory.mktemp("data") / "few.npz"
+    np.savez(
+        path,
+        x_train=digits.x_train[:400],
+        y_train=digits.y_train[:400],
+        x_test=digits.x_test[:100],
+        y_test=digits.y_test[:100],
+    )
+    return path
+
+
+def test_the_separation_study(few_digits, tmp_path):
+    result = invoke(
+        "study", "separation", "--quick", "--data", few_digits, "--output", tmp_path / "study",
+        "--only", "factor=10", "--seeds", 1, "--jobs", 1,
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    assert "factor=10" in result.output
+    (row,) = rows_of(tmp_path / "study" / "results.csv")
+    assert row["setting"] == "factor=10"
+    assert float(row["negative_elbo"]) > 0
+    assert list((tmp_path / "study").glob("*.png"))
+
+
+def test_the_command_names_what_it_cannot_do(tmp_path):
+    result = invoke("study", "separation", "--output", tmp_path, "--only", "nothing")
+    assert result.exit_code == 1
+    assert "separation has no setting nothing" in result.output
+    assert "factor=10" in invoke("study", "separation", "--help").output
