@@ -1,13 +1,12 @@
 // CPU kernels: they validate, allocate, and hand raw pointers and TensorFlow's thread pool to the core.
 
 #include <cstdint>
-#include <limits>
 #include <optional>
 #include <string>
 
 #include "absl/status/status.h"
-#include "absl/strings/str_cat.h"
 #include "core/separate.h"
+#include "tensorflow/arguments.h"
 #include "tensorflow/core/framework/op_kernel.h"
 #include "tensorflow/core/framework/register_types.h"
 #include "tensorflow/core/framework/tensor.h"
@@ -22,11 +21,6 @@ using ::tensorflow::OpKernelConstruction;
 using ::tensorflow::OpKernelContext;
 using ::tensorflow::Tensor;
 using ::tensorflow::TensorShape;
-
-template <class... Parts>
-absl::Status InvalidArgument(const Parts&... parts) {
-  return absl::InvalidArgumentError(absl::StrCat(parts...));
-}
 
 template <class T>
 constexpr DType kDType = DType::kFloat32;
@@ -52,42 +46,9 @@ ParallelFor PoolOf(OpKernelContext* context) {
 
 int ThreadsOf(OpKernelContext* context) { return context->device()->tensorflow_cpu_worker_threads()->num_threads; }
 
-// The rows of a tensor along its last axis.
-struct Rows {
-  int64_t rows;
-  int64_t n;
-};
-
-Rows RowsOf(const TensorShape& shape) {
-  Rows rows{1, shape.dim_size(shape.dims() - 1)};
-  for (int axis = 0; axis < shape.dims() - 1; ++axis) rows.rows *= shape.dim_size(axis);
-  return rows;
-}
-
-TensorShape BitmaskShape(const TensorShape& x) {
-  TensorShape bitmask = x;
-  bitmask.set_dim(x.dims() - 1, BitmaskBytes(x.dim_size(x.dims() - 1)));
-  return bitmask;
-}
-
-void CheckRows(OpKernelContext* context, const char* name, const TensorShape& shape) {
-  OP_REQUIRES(context, shape.dims() >= 1, InvalidArgument(name, " must have at least one axis. Received: a scalar"));
-  const int64_t n = shape.dim_size(shape.dims() - 1);
-  OP_REQUIRES(
-      context, n <= std::numeric_limits<int32_t>::max(),
-      InvalidArgument("rows of ", name, " must have at most 2^31 - 1 entries. Received: shape ", shape.DebugString()));
-}
-
-void CheckBitmask(OpKernelContext* context, const TensorShape& rows, const TensorShape& selected) {
-  OP_REQUIRES(context, selected == BitmaskShape(rows),
-              InvalidArgument("selected must have shape ", BitmaskShape(rows).DebugString(), " for rows of shape ",
-                              rows.DebugString(), ". Received: ", selected.DebugString()));
-}
-
-void ReadScalar(OpKernelContext* context, const char* name, int input, double* value) {
+absl::Status ReadScalar(OpKernelContext* context, const char* name, int input, double* value) {
   const Tensor& tensor = context->input(input);
-  OP_REQUIRES(context, tensor.dims() == 0,
-              InvalidArgument(name, " must be a scalar. Received: shape ", tensor.shape().DebugString()));
+  TF_RETURN_IF_ERROR(CheckScalar(name, tensor.shape()));
   switch (tensor.dtype()) {
     case ::tensorflow::DT_FLOAT:
       *value = tensor.scalar<float>()();
@@ -102,24 +63,17 @@ void ReadScalar(OpKernelContext* context, const char* name, int input, double* v
       *value = static_cast<double>(tensor.scalar<Eigen::half>()());
       break;
     default:
-      context->CtxFailure(InvalidArgument(name, " has an unexpected dtype"));
+      return InvalidArgument(name, " has an unexpected dtype");
   }
+  return absl::OkStatus();
 }
 
-void ReadK(OpKernelContext* context, int input, int64_t n, int64_t* k) {
+absl::Status ReadK(OpKernelContext* context, int input, int64_t n, int64_t* k) {
   const Tensor& tensor = context->input(input);
-  OP_REQUIRES(context, tensor.dims() == 0,
-              InvalidArgument("k must be a scalar. Received: shape ", tensor.shape().DebugString()));
+  TF_RETURN_IF_ERROR(CheckScalar("k", tensor.shape()));
   *k = tensor.dtype() == ::tensorflow::DT_INT32 ? tensor.scalar<int32_t>()() : tensor.scalar<int64_t>()();
-  OP_REQUIRES(context, 0 <= *k && *k <= n, InvalidArgument("k must be in [0, n]. Received: k = ", *k, ", n = ", n));
+  return CheckK(*k, n);
 }
-
-// Each check above reports through the context; this ends the kernel where one has.
-#define RETURN_IF_FAILED(check)          \
-  do {                                   \
-    check;                               \
-    if (!context->status().ok()) return; \
-  } while (false)
 
 template <class T>
 class SeparateOp : public OpKernel {
@@ -133,11 +87,11 @@ class SeparateOp : public OpKernel {
   void Compute(OpKernelContext* context) override {
     const Tensor& x = context->input(0);
     SeparateArgs args{};
-    RETURN_IF_FAILED(CheckRows(context, "x", x.shape()));
+    OP_REQUIRES_OK(context, CheckRows("x", x.shape()));
     const Rows rows = RowsOf(x.shape());
-    RETURN_IF_FAILED(ReadK(context, 1, rows.n, &args.k));
-    RETURN_IF_FAILED(ReadScalar(context, "separation", 2, &args.separation));
-    RETURN_IF_FAILED(ReadScalar(context, "suppression", 3, &args.suppression));
+    OP_REQUIRES_OK(context, ReadK(context, 1, rows.n, &args.k));
+    OP_REQUIRES_OK(context, ReadScalar(context, "separation", 2, &args.separation));
+    OP_REQUIRES_OK(context, ReadScalar(context, "suppression", 3, &args.suppression));
 
     Tensor* y = nullptr;
     Tensor* selected = nullptr;
@@ -169,10 +123,10 @@ class ScaleSelectedOp : public OpKernel {
     const Tensor& v = context->input(0);
     const Tensor& selected = context->input(1);
     ScaleSelectedArgs args{};
-    RETURN_IF_FAILED(CheckRows(context, "v", v.shape()));
-    RETURN_IF_FAILED(CheckBitmask(context, v.shape(), selected.shape()));
-    RETURN_IF_FAILED(ReadScalar(context, "separation", 2, &args.separation));
-    RETURN_IF_FAILED(ReadScalar(context, "suppression", 3, &args.suppression));
+    OP_REQUIRES_OK(context, CheckRows("v", v.shape()));
+    OP_REQUIRES_OK(context, CheckBitmask(v.shape(), selected.shape()));
+    OP_REQUIRES_OK(context, ReadScalar(context, "separation", 2, &args.separation));
+    OP_REQUIRES_OK(context, ReadScalar(context, "suppression", 3, &args.suppression));
 
     Tensor* out = nullptr;
     OP_REQUIRES_OK(context, context->forward_input_or_allocate_output({0}, 0, v.shape(), &out));
@@ -199,11 +153,9 @@ class SumSelectedOp : public OpKernel {
     const Tensor& u = context->input(0);
     const Tensor& v = context->input(1);
     const Tensor& selected = context->input(2);
-    RETURN_IF_FAILED(CheckRows(context, "u", u.shape()));
-    OP_REQUIRES(context, u.shape() == v.shape(),
-                InvalidArgument("u and v must have the same shape. Received: ", u.shape().DebugString(), " and ",
-                                v.shape().DebugString()));
-    RETURN_IF_FAILED(CheckBitmask(context, u.shape(), selected.shape()));
+    OP_REQUIRES_OK(context, CheckRows("u", u.shape()));
+    OP_REQUIRES_OK(context, CheckSameShape(u.shape(), v.shape()));
+    OP_REQUIRES_OK(context, CheckBitmask(u.shape(), selected.shape()));
 
     Tensor* selected_sum = nullptr;
     Tensor* others_sum = nullptr;
@@ -230,8 +182,6 @@ class SumSelectedOp : public OpKernel {
     return static_cast<T>(sum);
   }
 };
-
-#undef RETURN_IF_FAILED
 
 #define REGISTER_KERNELS(T)                                                                                          \
   REGISTER_KERNEL_BUILDER(Name("SeparationFactor>Separate").Device(::tensorflow::DEVICE_CPU).TypeConstraint<T>("T"), \
