@@ -51,8 +51,22 @@ def _load() -> tuple[Any, str | None]:
         )
 
 
-# Loaded at import: TensorFlow takes up XLA kernels only until it compiles its first cluster.
+def _load_xla() -> str | None:
+    """Loads XLA's kernels of the ops; returns None, or why there are none."""
+    if ops is None:
+        return why_unavailable
+    why = _build().get("why_not_xla")
+    if why is not None:
+        return why
+    try:
+        tf.load_library(str(_FOLDER / "_xla.so"))
+    except (tf.errors.OpError, OSError) as error:
+        return f"its library does not load ({getattr(error, 'message', error)})"
+    return None
+
+
 ops, why_unavailable = _load()
+_why_not_xla = _load_xla()
 
 
 @functools.cache
@@ -66,7 +80,8 @@ def resolve(implementation: str) -> str:
     Args:
         implementation: "native" (the compiled op), "tf" (plain TensorFlow ops), or "auto": what the
             environment variable `SEPARATIONFACTOR_IMPLEMENTATION` says, else native where it loads and
-            otherwise tf, with one warning. What XLA is to compile is tf's without a warning.
+            otherwise tf, with one warning. What XLA is to compile is tf's without a warning where there
+            are no kernels for XLA.
 
     Raises:
         ValueError: If `implementation` or the environment variable is none of these.
@@ -83,7 +98,8 @@ def resolve(implementation: str) -> str:
     if implementation == "tf":
         return "tf"
     if ops is not None:
-        return "native" if implementation == "native" or not in_xla_context() else "tf"
+        without_kernel = implementation == "auto" and in_xla_context() and why_not_xla() is not None
+        return "tf" if without_kernel else "native"
     if implementation == "native":
         raise RuntimeError(f"separationfactor's compiled op is not available: {why_unavailable}")
     _warn_once(
@@ -100,9 +116,16 @@ def in_xla_context() -> bool:
     )
 
 
+def why_not_xla() -> str | None:
+    """Returns why XLA cannot compile the op on every device that it may run on here; None where it can."""
+    if _why_not_xla is None and not _build().get("cuda") and tf.config.get_visible_devices("GPU"):
+        return "it was built without CUDA, and there is a GPU"
+    return _why_not_xla
+
+
 def supports_jit(implementation: str) -> bool:
     """Returns whether XLA can compile the implementation."""
-    return resolve(implementation) == "tf"
+    return resolve(implementation) == "tf" or why_not_xla() is None
 
 
 def _instruction_set() -> str:
@@ -125,7 +148,9 @@ def build_info() -> dict[str, Any]:
         - `implementation`: what `implementation="auto"` means, "native" or "tf".
         - `instruction_set`: which of the processor's instruction sets the kernels use; the environment
           variable `SEPARATIONFACTOR_INSTRUCTION_SET` can name another, for tests.
-        - `cuda`, `xla`: whether there are kernels for a GPU, and for XLA.
+        - `cuda`: whether there are kernels for a GPU.
+        - `xla`: whether XLA compiles the op, and `why_not_xla` the reason if it does not; then functions
+          with `jit_compile=True` use plain TensorFlow ops.
     """
     from separationfactor import __version__
 
@@ -145,5 +170,6 @@ def build_info() -> dict[str, Any]:
         "implementation": implementation,
         "instruction_set": _instruction_set() if ops is not None else None,
         "cuda": bool(build.get("cuda")),
-        "xla": False,
+        "xla": why_not_xla() is None,
+        "why_not_xla": why_not_xla(),
     }

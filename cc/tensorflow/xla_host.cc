@@ -1,0 +1,222 @@
+// What XLA calls on the CPU: typed-FFI handlers that hand raw pointers and XLA's own thread pool to the core.
+//
+// Shapes and dtypes were checked where the call was made (xla.cc); what is known at run time alone is k.
+
+#include <algorithm>
+#include <atomic>
+#include <condition_variable>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <string>
+
+#include "absl/status/status.h"
+#include "core/dtypes.h"
+#include "core/separate.h"
+#include "tensorflow/arguments.h"
+#include "tensorflow/xla_handlers.h"
+#include "xla/ffi/api/ffi.h"
+
+namespace xla::ffi {
+// Declared in xla/ffi/ffi_api.h, which wants headers of MLIR that TensorFlow does not ship.
+const XLA_FFI_Api* GetXlaFfiApi();
+}  // namespace xla::ffi
+
+namespace separationfactor {
+namespace {
+
+namespace ffi = ::xla::ffi;
+
+// A loop whose ranges threads take from a counter until none is left.
+class SharedLoop {
+ public:
+  using Work = std::function<void(int64_t, int64_t)>;
+
+  SharedLoop(int64_t total, int64_t ranges, const Work& work)
+      : total_(total), ranges_(ranges), work_(work), unfinished_(ranges) {}
+
+  void TakeRanges() {
+    int64_t finished = 0;
+    for (int64_t range; (range = next_.fetch_add(1)) < ranges_; ++finished) {
+      work_(total_ * range / ranges_, total_ * (range + 1) / ranges_);
+    }
+    if (finished > 0 && unfinished_.fetch_sub(finished) == finished) {
+      const std::lock_guard<std::mutex> lock(mutex_);
+      all_finished_ = true;
+      finished_.notify_all();
+    }
+  }
+
+  void Wait() {
+    std::unique_lock<std::mutex> lock(mutex_);
+    finished_.wait(lock, [this] { return all_finished_; });
+  }
+
+ private:
+  const int64_t total_;
+  const int64_t ranges_;
+  const Work& work_;  // outlives the last range, though not this object
+  std::atomic<int64_t> next_{0};
+  std::atomic<int64_t> unfinished_;
+  std::mutex mutex_;
+  std::condition_variable finished_;
+  bool all_finished_ = false;
+};
+
+// XLA's own pool, as the core borrows it. The pool has no parallel-for, so threads share a loop. The caller takes
+// ranges too and waits for none but those that others have begun, so a pool all of whose threads wait here goes on.
+ParallelFor PoolOf(ffi::ThreadPool& pool, int64_t threads) {
+  return [&pool, threads](int64_t total, int64_t cost, const SharedLoop::Work& work) {
+    // Nanoseconds: about what it takes to wake a thread.
+    constexpr int64_t kMinRange = 20000;
+    // Several ranges a thread, as threads are not equally fast.
+    const int64_t ranges = std::min({total, 4 * threads, std::max<int64_t>(1, total * cost / kMinRange)});
+    if (threads <= 1 || ranges <= 1) {
+      if (total > 0) work(0, total);
+      return;
+    }
+    // A thread may come when all is done and the caller has gone on: the loop lives as long as any of them.
+    const auto loop = std::make_shared<SharedLoop>(total, ranges, work);
+    for (int64_t helper = 1; helper < std::min(threads, ranges); ++helper) {
+      pool.Schedule([loop] { loop->TakeRanges(); });
+    }
+    loop->TakeRanges();
+    loop->Wait();
+  };
+}
+
+int ThreadsOf(const ffi::ThreadPool& pool) { return static_cast<int>(std::max<int64_t>(1, pool.num_threads())); }
+
+DType DTypeOf(const ffi::AnyBuffer& buffer) {
+  switch (buffer.element_type()) {
+    case ffi::F64:
+      return DType::kFloat64;
+    case ffi::BF16:
+      return DType::kBFloat16;
+    case ffi::F16:
+      return DType::kFloat16;
+    default:
+      return DType::kFloat32;
+  }
+}
+
+Rows RowsOf(const ffi::AnyBuffer& buffer) {
+  const auto shape = buffer.dimensions();
+  Rows rows{1, shape.back()};
+  for (const int64_t size : shape.first(shape.size() - 1)) rows.rows *= size;
+  return rows;
+}
+
+double ReadScalar(const ffi::AnyBuffer& scalar) {
+  double number = 0;
+  WithDType(DTypeOf(scalar), [&](auto traits) {
+    using T = decltype(traits);
+    number = static_cast<double>(T::ToNumber(*static_cast<const typename T::Bits*>(scalar.untyped_data())));
+  });
+  return number;
+}
+
+int64_t ReadK(const ffi::AnyBuffer& k) {
+  if (k.element_type() == ffi::S32) return *static_cast<const int32_t*>(k.untyped_data());
+  return *static_cast<const int64_t*>(k.untyped_data());
+}
+
+// The half types by way of float32, as a cast to them does in TensorFlow.
+void WriteScalar(double number, const ffi::AnyBuffer& scalar) {
+  WithDType(DTypeOf(scalar), [&](auto traits) {
+    using T = decltype(traits);
+    *static_cast<typename T::Bits*>(scalar.untyped_data()) = T::FromNumber(static_cast<typename T::Number>(number));
+  });
+}
+
+ffi::Error SeparateHost(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::AnyBuffer k, ffi::AnyBuffer separation,
+                        ffi::AnyBuffer suppression, ffi::Result<ffi::AnyBuffer> y, ffi::Result<ffi::AnyBuffer> selected,
+                        bool magnitude) {
+  const Rows rows = RowsOf(x);
+  SeparateArgs args{};
+  args.k = ReadK(k);
+  const absl::Status status = CheckK(args.k, rows.n);
+  if (!status.ok()) return ffi::Error::InvalidArgument(std::string(status.message()));
+  if (x.element_count() == 0) return ffi::Error::Success();
+  args.dtype = DTypeOf(x);
+  args.score = magnitude ? Score::kMagnitude : Score::kValue;
+  args.rows = rows.rows;
+  args.n = rows.n;
+  args.separation = ReadScalar(separation);
+  args.suppression = ReadScalar(suppression);
+  args.x = x.untyped_data();
+  args.y = y->untyped_data();
+  args.selected = static_cast<uint8_t*>(selected->untyped_data());
+  args.threads = ThreadsOf(pool);
+  Separate(args, PoolOf(pool, args.threads));
+  return ffi::Error::Success();
+}
+
+ffi::Error ScaleSelectedHost(ffi::ThreadPool pool, ffi::AnyBuffer v, ffi::AnyBuffer selected, ffi::AnyBuffer separation,
+                             ffi::AnyBuffer suppression, ffi::Result<ffi::AnyBuffer> out) {
+  if (v.element_count() == 0) return ffi::Error::Success();
+  const Rows rows = RowsOf(v);
+  ScaleSelectedArgs args{};
+  args.dtype = DTypeOf(v);
+  args.rows = rows.rows;
+  args.n = rows.n;
+  args.separation = ReadScalar(separation);
+  args.suppression = ReadScalar(suppression);
+  args.v = v.untyped_data();
+  args.selected = static_cast<const uint8_t*>(selected.untyped_data());
+  args.out = out->untyped_data();
+  args.threads = ThreadsOf(pool);
+  ScaleSelected(args, PoolOf(pool, args.threads));
+  return ffi::Error::Success();
+}
+
+ffi::Error SumSelectedHost(ffi::ThreadPool pool, ffi::AnyBuffer u, ffi::AnyBuffer v, ffi::AnyBuffer selected,
+                           ffi::Result<ffi::AnyBuffer> selected_sum, ffi::Result<ffi::AnyBuffer> others_sum) {
+  const Rows rows = RowsOf(u);
+  SumSelectedArgs args{};
+  args.dtype = DTypeOf(u);
+  args.rows = rows.rows;
+  args.n = rows.n;
+  args.u = u.untyped_data();
+  args.v = v.untyped_data();
+  args.selected = static_cast<const uint8_t*>(selected.untyped_data());
+  const SelectedSums sums = SumSelected(args, PoolOf(pool, ThreadsOf(pool)));
+  WriteScalar(sums.selected, *selected_sum);
+  WriteScalar(sums.others, *others_sum);
+  return ffi::Error::Success();
+}
+
+XLA_FFI_DEFINE_HANDLER(kSeparateHost, SeparateHost,
+                       ffi::Ffi::Bind()
+                           .Ctx<ffi::ThreadPool>()
+                           .Arg<ffi::AnyBuffer>()  // x
+                           .Arg<ffi::AnyBuffer>()  // k
+                           .Arg<ffi::AnyBuffer>()  // separation
+                           .Arg<ffi::AnyBuffer>()  // suppression
+                           .Ret<ffi::AnyBuffer>()  // y
+                           .Ret<ffi::AnyBuffer>()  // selected
+                           .Attr<bool>("magnitude"));
+XLA_FFI_DEFINE_HANDLER(kScaleSelectedHost, ScaleSelectedHost,
+                       ffi::Ffi::Bind()
+                           .Ctx<ffi::ThreadPool>()
+                           .Arg<ffi::AnyBuffer>()    // v
+                           .Arg<ffi::AnyBuffer>()    // selected
+                           .Arg<ffi::AnyBuffer>()    // separation
+                           .Arg<ffi::AnyBuffer>()    // suppression
+                           .Ret<ffi::AnyBuffer>());  // out
+XLA_FFI_DEFINE_HANDLER(kSumSelectedHost, SumSelectedHost,
+                       ffi::Ffi::Bind()
+                           .Ctx<ffi::ThreadPool>()
+                           .Arg<ffi::AnyBuffer>()    // u
+                           .Arg<ffi::AnyBuffer>()    // v
+                           .Arg<ffi::AnyBuffer>()    // selected
+                           .Ret<ffi::AnyBuffer>()    // selected_sum
+                           .Ret<ffi::AnyBuffer>());  // others_sum
+
+XLA_FFI_REGISTER_HANDLER(ffi::GetXlaFfiApi(), kSeparateHandler, "Host", kSeparateHost);
+XLA_FFI_REGISTER_HANDLER(ffi::GetXlaFfiApi(), kScaleSelectedHandler, "Host", kScaleSelectedHost);
+XLA_FFI_REGISTER_HANDLER(ffi::GetXlaFfiApi(), kSumSelectedHandler, "Host", kSumSelectedHost);
+
+}  // namespace
+}  // namespace separationfactor
