@@ -346,7 +346,7 @@ def test_docstring_example():
         ({"image_shape": (8, 8, 0)}, "`image_shape` must be three positive integers"),
         ({"num_classes": 1}, "`num_classes` must be an integer > 1. Received: num_classes=1"),
         ({"latent_dim": 0}, "`latent_dim` must be a positive integer"),
-        ({"latent_dim": 4}, "`latent_dim` must equal `num_classes`.*latent_dim=4, num_classes=10"),
+        ({"latent_dim": 4}, "`latent_dim` must be at least `num_classes`.*latent_dim=4, num_classes=10"),
         ({"combine": "sum"}, "`combine` must be one of .*'concat'.*combine=sum"),
         ({"condition": "none"}, "`condition` must be one of"),
         ({"beta": -1}, "`beta` must not be negative"),

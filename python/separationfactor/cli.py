@@ -7,11 +7,14 @@ import functools
 from pathlib import Path
 
 import click
+import numpy as np
 import rich
+import rich.progress
 from click.core import ParameterSource
 from rich.table import Table
 
-from separationfactor import __version__, benchmark, data, figures, native, runs, studies
+from separationfactor import __version__, benchmark, data, evaluation, figures, native, runs, studies
+from separationfactor import factors as known_factors
 
 
 def _reports_errors(command):
@@ -139,12 +142,80 @@ def traverse(run, label, to, output):
 
 
 @main.command()
+@_run_folder()
+@click.option(
+    "--images", default=2000, help="Test images for what takes long, at most.", type=click.IntRange(100)
+)
+@click.option(
+    "--samples", default=100, help="Samples of the importance-weighted bound.", type=click.IntRange(1)
+)
+@click.option("--seed", default=0, help="Seeds the choice of images and the probes.", type=click.IntRange(0))
+@_reports_errors
+def evaluate(run, images, samples, seed):
+    """Measures the model of RUN, and writes RUN/metrics.json."""
+    console = rich.get_console()
+    with console.status("") as status:
+        result = evaluation.evaluate(
+            runs.Run(run), images=images, samples=samples, seed=seed, advance=status.update
+        )
+    table = Table("metric", "test", title=str(run))
+    for name, value in result.items():
+        table.add_row(name.replace("_", " "), f"{value:.4g}")
+    console.print(table)
+    console.print(f"wrote {run / 'metrics.json'}", soft_wrap=True)
+
+
+@main.command()
 def info():
     """Tells how the package was built and what it runs on."""
     table = Table(show_header=False)
     for name, value in native.build_info().items():
         table.add_row(name.replace("_", " "), str(value))
     rich.get_console().print(table)
+
+
+@main.group()
+def factors():
+    """Makes images whose factors are known, for train and evaluate."""
+
+
+def _makes_images(command):
+    """Adds the options that all data sets have, and writes the arrays that the command returns."""
+
+    @factors.command(command.__name__, help=command.__doc__)
+    @click.option("--train", default=8000, help="How many training images.", type=click.IntRange(1))
+    @click.option("--test", default=2000, help="How many test images.", type=click.IntRange(1))
+    @click.option("--seed", default=0, help="Seeds what is drawn at random.", type=click.IntRange(0))
+    @click.option(
+        "--output", required=True, type=click.Path(path_type=Path), help="The .npz file.", show_default=False
+    )
+    @_reports_errors
+    @functools.wraps(command)
+    def wrapped(output, **options):
+        arrays = command(**options)
+        output.parent.mkdir(parents=True, exist_ok=True)
+        # A file, as NumPy adds a suffix to a path that has another.
+        with runs.written_at_once(output) as temporary, open(temporary, "wb") as file:
+            np.savez_compressed(file, **arrays)
+        rich.get_console().print(f"wrote {output}", soft_wrap=True)
+
+    return wrapped
+
+
+@_makes_images
+@click.option("--source", default="digits", help="The digits, as train's --dataset takes them.")
+def digits(source, **options):
+    """Digits turned, scaled, shifted, sheared and made bolder by known amounts."""
+    console = rich.get_console()
+    track = functools.partial(rich.progress.track, description="moving digits", console=console)
+    return known_factors.moved_digits(data.load(source), **options, track=track)
+
+
+@_makes_images
+@click.option("--size", default=28, help="Pixels a side.", type=click.IntRange(8))
+def sprites(**options):
+    """Squares, ellipses and hearts of known scale, orientation and place."""
+    return known_factors.sprites(**options)
 
 
 @main.group()

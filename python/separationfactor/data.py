@@ -13,6 +13,7 @@ import numpy as np
 
 NAMES = ("digits", "mnist", "fashion-mnist")
 _NPZ = "a file in the layout of Keras' mnist.npz: arrays x_train, y_train, x_test and y_test"
+_FACTORS = ("factor_names", "factors_train", "factors_test")
 _IDX_FILES = {
     "x_train": "train-images-idx3-ubyte",
     "y_train": "train-labels-idx1-ubyte",
@@ -33,6 +34,8 @@ class Dataset:
         name: What it was loaded by.
         x_train, x_test: float32 of shape (images, height, width, 1), with values in [0, 1].
         y_train, y_test: int32 of shape (images,), with values in [0, num_classes).
+        factor_names: What else is known of the images, if anything: see `separationfactor.factors`.
+        factors_train, factors_test: float32 of shape (images, factors), or `None` if there are none.
     """
 
     name: str
@@ -40,6 +43,9 @@ class Dataset:
     y_train: np.ndarray
     x_test: np.ndarray
     y_test: np.ndarray
+    factor_names: tuple[str, ...] = ()
+    factors_train: np.ndarray | None = None
+    factors_test: np.ndarray | None = None
 
     @property
     def num_classes(self) -> int:
@@ -55,7 +61,8 @@ class Dataset:
     def fingerprint(self) -> str:
         """A checksum of the data, by which a run recognizes the data it was started with."""
         checksum = 0
-        for array in (self.x_train, self.y_train, self.x_test, self.y_test):
+        factors = (self.factors_train, self.factors_test) if self.factor_names else ()
+        for array in (self.x_train, self.y_train, self.x_test, self.y_test, *factors):
             checksum = zlib.crc32(np.ascontiguousarray(array), checksum)
         return f"{checksum:08x}"
 
@@ -66,8 +73,9 @@ def load(source: str | Path) -> Dataset:
     Args:
         source: "digits" (scikit-learn's 1,797 digits of 8 x 8 pixels, which need no network), "mnist" or
             "fashion-mnist" (through `keras.datasets`), the path of an .npz file in the layout of Keras'
-            mnist.npz, or the path of a folder with the four files of MNIST's own idx format, compressed
-            or not. Pixels are integers in [0, 255] or floats in [0, 1].
+            mnist.npz, perhaps with the factors of `separationfactor.factors`, or the path of a folder with
+            the four files of MNIST's own idx format, compressed or not. Pixels are integers in [0, 255] or
+            floats in [0, 1].
 
     Returns:
         A `Dataset`.
@@ -94,7 +102,7 @@ def load(source: str | Path) -> Dataset:
         images, labels = arrays[f"x_{part}"], arrays[f"y_{part}"]
         parts[f"x_{part}"] = _images(images, f"{source}: x_{part}")
         parts[f"y_{part}"] = _labels(labels, f"{source}: y_{part}", len(images))
-    dataset = Dataset(source, **parts)
+    dataset = Dataset(source, **parts, **_factors(arrays, source))
     if dataset.x_test.shape[1:] != dataset.image_shape:
         raise DatasetError(
             f"{source}: x_test must have images of x_train's shape, {dataset.image_shape}. "
@@ -136,7 +144,7 @@ def _npz(path: str) -> dict[str, np.ndarray]:
     try:
         with np.load(path, allow_pickle=False) as file:
             found = list(file.files)
-            arrays = {key: file[key] for key in _IDX_FILES if key in found}
+            arrays = {key: file[key] for key in (*_IDX_FILES, *_FACTORS) if key in found}
     except (OSError, EOFError, TypeError, ValueError, zipfile.BadZipFile, zlib.error) as error:
         raise DatasetError(f"{path}: expected {_NPZ}. It cannot be read as one: {error}") from error
     missing = [key for key in _IDX_FILES if key not in arrays]
@@ -175,6 +183,26 @@ def _idx(folder: Path, name: str) -> np.ndarray:
             f"{tuple(shape.tolist())}. Received: {len(content) - header}"
         )
     return np.frombuffer(content, np.uint8, offset=header).reshape(shape)
+
+
+def _factors(arrays: dict[str, np.ndarray], source: str) -> dict[str, np.ndarray | tuple[str, ...]]:
+    """Returns the arrays of factors, or nothing where there are none."""
+    if not any(key in arrays for key in _FACTORS):
+        return {}
+    missing = [key for key in _FACTORS if key not in arrays]
+    if missing:
+        raise DatasetError(f"{source}: factors come as {', '.join(_FACTORS)}. Missing: {', '.join(missing)}")
+    names = tuple(str(name) for name in np.atleast_1d(arrays["factor_names"]))
+    factors = {}
+    for part in ("train", "test"):
+        values, shape = arrays[f"factors_{part}"], (len(arrays[f"x_{part}"]), len(names))
+        if values.shape != shape or values.dtype.kind not in "iuf" or not np.isfinite(values).all():
+            raise DatasetError(
+                f"{source}: factors_{part} must hold finite numbers of shape {shape}, by image and factor. "
+                f"Received: {values.dtype} of shape {values.shape}"
+            )
+        factors[f"factors_{part}"] = values.astype(np.float32)
+    return {"factor_names": names, **factors}
 
 
 def _images(images: np.ndarray, where: str) -> np.ndarray:

@@ -430,8 +430,8 @@ def irs(codes: np.ndarray, factors: np.ndarray, bins: int = 20, quantile: float 
 
     For each dimension and factor: hold the factor at a value; how far, at most, is the dimension moved from
     its mean by all else? That, averaged over the factor's values, over the dimension's greatest deviation at
-    all, taken from 1, is its robustness; each dimension has its best factor's, and the score is the mean, weighted
-    by the dimensions' greatest deviations ([Suter, Miladinovic, Schölkopf and Bauer,
+    all, taken from 1, is its robustness; each dimension has its best factor's, and the score is the mean,
+    weighted by the dimensions' greatest deviations ([Suter, Miladinovic, Schölkopf and Bauer,
     2019](https://arxiv.org/abs/1811.00007), section 4). An identity code has 1, also if its dimensions come
     twice; a constant code 0.
 

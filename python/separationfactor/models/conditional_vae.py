@@ -46,8 +46,8 @@ class ConditionalVAE(keras.Model):
     Args:
         image_shape: Tuple of three integers, height, width and channels of an image.
         num_classes: Integer > 1. The number of classes, K.
-        latent_dim: Integer > 0. The size of z. `combine="add"` needs `num_classes`. Defaults to
-            `num_classes`.
+        latent_dim: Integer > 0. The size of z. `combine="add"` needs at least `num_classes`: S(y) is
+            added to as many of the first dimensions. Defaults to `num_classes`.
         separation_factor, suppression_factor, k, trainable_factors, implementation: The arguments
             of the `SeparationFactor` layer. A layer that selects one class needs `k=1`.
         combine: `"add"` decodes `z + S(y)`, `"concat"` decodes z and S(y) side by side.
@@ -110,9 +110,9 @@ class ConditionalVAE(keras.Model):
         if latent_dim is None:
             latent_dim = self.num_classes
         self.latent_dim = arguments.integer("latent_dim", latent_dim, "a positive integer", least=1)
-        if self.combine == "add" and self.latent_dim != self.num_classes:
+        if self.combine == "add" and self.latent_dim < self.num_classes:
             raise ValueError(
-                "Argument `latent_dim` must equal `num_classes` where their vectors are added "
+                "Argument `latent_dim` must be at least `num_classes` where their vectors are added "
                 f"(combine='add'). Received: latent_dim={latent_dim}, num_classes={num_classes}"
             )
         self.seed = seed if seed is None else arguments.integer("seed", seed, "an integer or `None`")
@@ -241,7 +241,9 @@ class ConditionalVAE(keras.Model):
     def _latent(self, z, class_code):
         """Combines z and S(y) to what the decoder takes."""
         class_code = tf.cast(class_code, z.dtype)
-        return z + class_code if self.combine == "add" else tf.concat([z, class_code], axis=-1)
+        if self.combine == "concat":
+            return tf.concat([z, class_code], axis=-1)
+        return z + tf.pad(class_code, [[0, 0], [0, self.latent_dim - self.num_classes]])
 
     def _decode(self, z, class_code, training=False):
         return tf.nn.sigmoid(self.decoder(self._latent(z, class_code), training=training))
@@ -340,6 +342,49 @@ class ConditionalVAE(keras.Model):
         if labels is not None:
             return self._one_hot(labels)
         return self._class_vector(self.classifier(images, training=False))
+
+    def represent(self, images, labels=None):
+        """Returns what the decoder is given of the images: the mean of z, with S(y) added or beside it.
+
+        Args:
+            images: Float tensor of shape `(batch, *image_shape)`, with values in [0, 1].
+            labels: Integer tensor of shape `(batch,)`, the images' classes. With `None`, the
+                classifier's output.
+
+        Returns:
+            A tensor of shape `(batch, latent_dim)`, or `(batch, latent_dim + num_classes)` with
+            `combine="concat"`.
+        """
+        images = self._images(images)
+        class_vector = self._class_vector_of(images, labels)
+        mean, _ = self.encoder([images, class_vector], training=False)
+        return self._latent(mean, self.separation(class_vector))
+
+    def log_weights(self, images, labels):
+        """Returns log p(x, z | y) - log q(z | x, y) of a sample z of q(z | x, y) for each image, in nats.
+
+        Its mean is the lower bound that is trained on. The logarithm of the mean weight of many samples
+        is a tighter one ([Burda, Grosse and Salakhutdinov, 2016](https://arxiv.org/abs/1509.00519)).
+
+        Args:
+            images: Float tensor of shape `(batch, *image_shape)`, with values in [0, 1].
+            labels: Integer tensor of shape `(batch,)`, the images' classes. With
+                `condition="predicted"` the classifier's output is used, as in training.
+
+        Returns:
+            A tensor of shape `(batch,)`.
+        """
+        images = self._images(images)
+        class_vector = self._class_vector_of(images, labels if self.condition == "label" else None)
+        mean, log_variance = self.encoder([images, class_vector], training=False)
+        z = self._sample(mean, log_variance)
+        logits = self.decoder(self._latent(z, self.separation(class_vector)), training=False)
+        log_likelihood = -tf.reduce_sum(
+            tf.nn.sigmoid_cross_entropy_with_logits(labels=images, logits=logits), axis=(1, 2, 3)
+        )
+        # The normalizing constants of the prior and of q are the same.
+        squares = tf.square(z) - tf.square(z - mean) * tf.exp(-log_variance)
+        return log_likelihood - 0.5 * tf.reduce_sum(squares - log_variance, axis=-1)
 
     def decode(self, z, labels):
         """Returns the mean images of p(x | z, y).

@@ -1,0 +1,198 @@
+"""Everything that `separationfactor.metrics` can say of a trained model and of a run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from separationfactor import metrics
+from separationfactor.data import Dataset
+from separationfactor.models import ConditionalVAE
+from separationfactor.runs import Run, written_at_once
+
+_BATCH = 500
+
+
+def train_judge(dataset: Dataset, seed: int = 0, epochs: int = 15) -> keras.Model:
+    """Returns a small convolutional classifier, trained on the training part.
+
+    It has seen no model of ours, so it may judge what class their images show. Its own accuracy on the test
+    part is the most that a model can be found to have.
+    """
+    keras.utils.set_random_seed(seed)
+    layers = [
+        keras.Input(dataset.image_shape),
+        keras.layers.Conv2D(32, 5, strides=2, padding="same", activation="relu"),
+        keras.layers.Conv2D(64, 3, strides=2, padding="same", activation="relu"),
+        keras.layers.Flatten(),
+        keras.layers.Dropout(0.3),
+        keras.layers.Dense(128, activation="relu"),
+        keras.layers.Dropout(0.5),
+        keras.layers.Dense(dataset.num_classes),
+    ]
+    judge = keras.Sequential(layers, name="judge")
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    judge.compile(keras.optimizers.Adam(1e-3), loss)
+    judge.fit(dataset.x_train, dataset.y_train, batch_size=64, epochs=epochs, verbose=0)
+    return judge
+
+
+def judge_of(folder: str | Path, dataset: Dataset, seed: int = 0, epochs: int = 15) -> keras.Model:
+    """Returns the judge that is kept in a folder; the first time it is trained."""
+    path = Path(folder) / "judge.keras"
+    if path.exists():
+        return keras.models.load_model(path)
+    judge = train_judge(dataset, seed, epochs)
+    with written_at_once(path) as temporary:
+        judge.save(temporary)
+    return judge
+
+
+def evaluate_model(
+    model: ConditionalVAE,
+    dataset: Dataset,
+    judge: keras.Model,
+    *,
+    images: int = 2000,
+    samples: int = 100,
+    seed: int = 0,
+    advance: Callable[[str], None] = lambda part: None,
+) -> dict[str, float]:
+    """Returns all metrics of a model on the test part.
+
+    z is the mean of q(z | x, y), with y the image's label, in class swaps and where its leakage of the class
+    is probed. The code that silhouette, neighbours and disentanglement are measured on comes from the image
+    alone: y is the classifier's output, and the code what the decoder is given, z + S(y) or z beside S(y).
+
+    The class is measured as a factor in two ways, for the reasons given in `separationfactor.metrics`: names
+    in `_one_vs_rest` are of the code, with each class as a factor of its own (which are not independent, as
+    most of these measures suppose), and names in `_collapsed` are of z beside the argmax of y, with the class
+    as the only factor. If the data set has ground-truth factors, names in `_factors` are of the code on the
+    class, as one factor, and on those.
+
+    Args:
+        model: The model.
+        dataset: The data it was trained on.
+        judge: What `train_judge` returns.
+        images: How many test images serve, at most, for what takes long: all but the ELBO and accuracies.
+        samples: Of z, an image, for the importance-weighted bound.
+        seed: Of the images that serve, the prior's samples, and the halves and probes of the metrics.
+        advance: Is called with the name of each part when it begins.
+
+    Returns:
+        The metrics by name. Likelihoods are in nats an image.
+    """
+    result = {}
+    advance("likelihood and classifier")
+    x, y = dataset.x_test, dataset.y_test
+    for name, value in model.evaluate(x, y, batch_size=_BATCH, verbose=0, return_dict=True).items():
+        if name in ("negative_elbo", "reconstruction", "kl", "classifier_loss", "classifier_accuracy"):
+            result[name] = float(value)
+    result["classifier_calibration_error"] = metrics.expected_calibration_error(
+        _batched(model.classify, x), y
+    )
+    result["judge_accuracy"] = float(np.mean(_judged(judge, x) == y))
+    result["separation_factor"] = float(model.separation.separation)
+    result["suppression_factor"] = float(model.separation.suppression)
+
+    chosen = np.sort(np.random.default_rng(seed).permutation(len(x))[:images])
+    x, y = x[chosen], y[chosen]
+    advance("importance-weighted bound")
+    log_weights = [_batched(model.log_weights, x, y) for _ in range(samples)]
+    result["importance_weighted_nll"] = metrics.importance_weighted_nll(log_weights)
+
+    advance("classes redrawn and drawn")
+    z = _batched(lambda x, y: model.encode(x, y)[0], x, y)
+    # Every image as every other class.
+    others = (y[:, np.newaxis] + np.arange(1, model.num_classes)) % model.num_classes
+    swapped = _batched(model.decode, np.repeat(z, model.num_classes - 1, axis=0), others.ravel())
+    result["swap_accuracy"] = float(np.mean(_judged(judge, swapped) == others.ravel()))
+    labels = np.arange(len(y)) % model.num_classes
+    noise = np.random.default_rng(seed).normal(size=z.shape).astype(np.float32)
+    drawn = _batched(model.decode, noise, labels)
+    result["prior_sample_accuracy"] = float(np.mean(_judged(judge, drawn) == labels))
+
+    advance("what z tells of the class")
+    result["active_units"] = metrics.active_units(z)
+    for probe in ("linear", "mlp"):
+        result[f"leakage_{probe}"] = metrics.leakage(z, y, probe, seed)
+    z = _batched(lambda x: model.encode(x)[0], x)
+    code = _batched(model.represent, x)
+    for name, array in (("z", z), ("code", code)):
+        result[f"silhouette_{name}"] = metrics.silhouette(array, y)
+        result[f"knn_accuracy_{name}"] = metrics.knn_accuracy(array, y, seed=seed)
+
+    advance("disentanglement")
+    collapsed = np.column_stack([z, _batched(model.classify, x).argmax(axis=1)])
+    result |= _of_one_dimension(collapsed, y[:, np.newaxis], False, seed, "collapsed")
+    one_vs_rest = metrics.one_vs_rest(y)
+    result |= _of_one_dimension(code, one_vs_rest, False, seed, "one_vs_rest")
+    result |= _of_several_factors(code, one_vs_rest, seed, "one_vs_rest")
+    if dataset.factor_names:
+        advance("ground-truth factors")
+        truth = np.column_stack([y, dataset.factors_test[chosen]])
+        is_continuous = [False] + [True] * len(dataset.factor_names)
+        result |= _of_one_dimension(code, truth, is_continuous, seed, "factors")
+        result |= _of_several_factors(code, truth, seed, "factors")
+    return result
+
+
+def _of_one_dimension(code, factors, continuous, seed, suffix) -> dict[str, float]:
+    """Returns the measures of whether one dimension holds a factor."""
+    dci = metrics.dci(code, factors, continuous, seed=seed)
+    return {
+        f"mig_{suffix}": metrics.mig(code, factors),
+        f"sap_{suffix}": metrics.sap(code, factors, continuous, seed=seed),
+        f"dci_disentanglement_{suffix}": dci.disentanglement,
+        f"dci_completeness_{suffix}": dci.completeness,
+        f"dci_informativeness_{suffix}": dci.informativeness,
+    }
+
+
+def _of_several_factors(code, factors, seed, suffix) -> dict[str, float]:
+    """Returns the measures that compare factors with one another."""
+    return {
+        f"modularity_{suffix}": metrics.modularity(code, factors),
+        f"explicitness_{suffix}": metrics.explicitness(code, factors, seed=seed),
+        f"factor_vae_{suffix}": metrics.factor_vae_score(code, factors, seed=seed),
+        f"beta_vae_{suffix}": metrics.beta_vae_score(code, factors, seed=seed),
+        f"irs_{suffix}": metrics.irs(code, factors),
+    }
+
+
+def _batched(function, *arrays) -> np.ndarray:
+    """Returns what a function of a batch returns, for arrays of any length."""
+    starts = range(0, len(arrays[0]), _BATCH)
+    return np.concatenate([function(*(array[i : i + _BATCH] for array in arrays)) for i in starts])
+
+
+def _judged(judge: keras.Model, images: np.ndarray) -> np.ndarray:
+    """Returns the class that the judge sees in each image."""
+    return _batched(judge, images).argmax(axis=1)
+
+
+def evaluate(run: Run, *, advance: Callable[[str], None] = lambda part: None, **options) -> dict[str, float]:
+    """Measures a run's model, and writes the metrics to the run's `metrics.json`.
+
+    Args:
+        run: The run.
+        advance: As for `evaluate_model`.
+        **options: `images`, `samples` and `seed`, as for `evaluate_model`.
+
+    Returns:
+        The metrics by name.
+
+    Raises:
+        separationfactor.runs.RunError: If the run has no model yet, or its data have changed.
+    """
+    model, dataset = run.model(), run.data()
+    advance("judge")
+    judge = judge_of(run.folder, dataset)
+    result = evaluate_model(model, dataset, judge, advance=advance, **options)
+    with written_at_once(run.folder / "metrics.json") as temporary:
+        temporary.write_text(json.dumps(result, indent=2) + "\n")
+    return result

@@ -1,0 +1,132 @@
+"""Measuring a model: what a run's metrics.json holds, and that the numbers are of what they say."""
+
+import json
+
+import click.testing
+import keras
+import numpy as np
+import pytest
+
+import separationfactor as sf
+from separationfactor import cli, data, evaluation, factors, metrics, runs
+
+
+@pytest.fixture(scope="module")
+def sprites(tmp_path_factory):
+    """Images with factors, few of them."""
+    path = tmp_path_factory.mktemp("data") / "sprites.npz"
+    np.savez(path, **factors.sprites(200, 120, size=12))
+    return data.load(path)
+
+
+@pytest.fixture(scope="module")
+def run(sprites, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    return runs.train(folder, dataset=sprites.name, epochs=1, verbose=0)
+
+
+def test_the_command_writes_all_metrics(run):
+    arguments = ["evaluate", str(run), "--images", "100", "--samples", "3"]
+    result = click.testing.CliRunner().invoke(cli.main, arguments)
+    assert result.exit_code == 0, result.output
+    found = json.loads((run.folder / "metrics.json").read_text())
+    assert {
+        "negative_elbo",
+        "reconstruction",
+        "kl",
+        "importance_weighted_nll",
+        "active_units",
+        "classifier_accuracy",
+        "classifier_calibration_error",
+        "swap_accuracy",
+        "prior_sample_accuracy",
+        "judge_accuracy",
+        "leakage_linear",
+        "leakage_mlp",
+        "silhouette_z",
+        "silhouette_code",
+        "knn_accuracy_z",
+        "knn_accuracy_code",
+    } <= set(found)
+    for suffix in ("one_vs_rest", "collapsed", "factors"):
+        for name in ("mig", "sap", "dci_disentanglement", "dci_completeness", "dci_informativeness"):
+            assert 0 <= found[f"{name}_{suffix}"] <= 1
+    for suffix in ("one_vs_rest", "factors"):
+        for name in ("modularity", "explicitness", "factor_vae", "beta_vae", "irs"):
+            assert 0 <= found[f"{name}_{suffix}"] <= 1
+    assert found["negative_elbo"] == pytest.approx(found["reconstruction"] + found["kl"], rel=1e-4)
+    assert found["negative_elbo"] == pytest.approx(run.history()["val_negative_elbo"][-1], rel=0.05)
+    assert found["classifier_accuracy"] == pytest.approx(run.history()["val_classifier_accuracy"][-1])
+    assert "swap accuracy" in result.output
+
+    # The judge is kept, and the rest is determined by the seed.
+    kept = (run.folder / "judge.keras").stat().st_mtime_ns
+    again = evaluation.evaluate(run, images=100, samples=3)
+    assert (run.folder / "judge.keras").stat().st_mtime_ns == kept
+    assert again == pytest.approx(found, rel=1e-5)
+
+
+def test_what_is_no_run_cannot_be_evaluated(tmp_path):
+    result = click.testing.CliRunner().invoke(cli.main, ["evaluate", str(tmp_path)])
+    assert result.exit_code == 1
+    assert "expected a run's folder" in result.output
+
+
+class Oracle(sf.models.ConditionalVAE):
+    """Draws, of each class, images that are bright in the class's own row, or ignores the class."""
+
+    def __init__(self, obeys, **kwargs):
+        self.obeys = obeys
+        super().__init__((4, 4, 1), 4, **kwargs)
+
+    def decode(self, z, labels):
+        labels = np.asarray(labels) if self.obeys else np.zeros(len(labels), int)
+        return np.eye(4, dtype=np.float32)[labels][:, :, np.newaxis, np.newaxis].repeat(4, axis=2)
+
+
+@pytest.mark.parametrize(("obeys", "accuracy"), [(True, 1.0), (False, 0.25)])
+def test_swaps_and_samples_are_judged_by_the_class_asked_for(obeys, accuracy):
+    labels = np.arange(100).astype(np.int32) % 4
+    model = Oracle(obeys)
+    images = model.__class__(True).decode(None, labels)
+    dataset = data.Dataset("rows", images, labels, images, labels)
+    model.compile()
+    # The row that is bright is the class.
+    judge = keras.Sequential([keras.Input((4, 4, 1)), keras.layers.Lambda(lambda x: x[:, :, 0, 0])])
+    result = evaluation.evaluate_model(model, dataset, judge, samples=1)
+    assert result["judge_accuracy"] == 1
+    # An image of each class as each other class: with a quarter of them of class 0 already, 3 of 12 swaps.
+    assert result["swap_accuracy"] == accuracy
+    assert result["prior_sample_accuracy"] == accuracy
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"combine": "concat"}, {"latent_dim": 12}, {"condition": "predicted"}]
+)
+def test_log_weights_average_to_the_bound(options):
+    digits = data.load("digits")
+    model = sf.models.ConditionalVAE((8, 8, 1), 10, seed=1, **options)
+    model.compile(keras.optimizers.Adam(1e-3))
+    images, labels = digits.x_train[:50], digits.y_train[:50]
+    model.fit(images, labels, epochs=5, verbose=0)
+    log_weights = np.array([model.log_weights(images, labels) for _ in range(30)])
+    bounds = [model.evaluate(images, labels, verbose=0, return_dict=True)["negative_elbo"] for _ in range(5)]
+    assert -log_weights.mean() == pytest.approx(np.mean(bounds), rel=0.01)
+    assert metrics.importance_weighted_nll(log_weights) < np.mean(bounds)
+
+
+def test_a_representation_is_what_the_decoder_is_given():
+    digits = data.load("digits")
+    images, labels = digits.x_train[:5], digits.y_train[:5]
+    one_hot = np.eye(10)[labels]
+    for options, expected in (
+        ({}, lambda z: z + 7 * one_hot),
+        ({"latent_dim": 12}, lambda z: z + 7 * np.eye(12)[labels]),
+        ({"combine": "concat", "latent_dim": 3}, lambda z: np.hstack([z, 7 * one_hot])),
+    ):
+        model = sf.models.ConditionalVAE((8, 8, 1), 10, separation_factor=7.0, **options)
+        z, _ = model.encode(images, labels)
+        code = model.represent(images, labels).numpy()
+        np.testing.assert_allclose(code, expected(z.numpy()), rtol=1e-6)
+        redrawn = keras.ops.sigmoid(model.decoder(code))
+        np.testing.assert_allclose(redrawn, model.reconstruct(images, labels), atol=1e-6)
