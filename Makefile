@@ -42,10 +42,10 @@ lint: $(VENV)/installed
 core-test: $(VENV)/installed
 	$(BIN)/cmake -S . -B build/core
 	$(BIN)/cmake --build build/core --parallel
-	$(BIN)/ctest --test-dir build/core --output-on-failure
+	$(BIN)/ctest --test-dir build/core --output-on-failure --parallel 2
 	$(BIN)/cmake -S . -B build/sanitized -DSEPARATIONFACTOR_SANITIZE=address,undefined -DCMAKE_BUILD_TYPE=RelWithDebInfo
 	$(BIN)/cmake --build build/sanitized --parallel
-	$(BIN)/ctest --test-dir build/sanitized --output-on-failure
+	$(BIN)/ctest --test-dir build/sanitized --output-on-failure --parallel 2
 
 python-test: $(VENV)/installed
 	$(BIN)/python -m pytest

@@ -83,7 +83,7 @@ cudaError_t Launch(void (*kernel)(Params), int64_t blocks, int threads, int shar
     if (error != cudaSuccess) return error;
   }
 #if defined(SEPARATIONFACTOR_SIMT)
-  return simt::Launch(kernel, blocks, threads, shared_bytes, params);
+  return simt::Launch(kernel, blocks, threads, shared_bytes, stream, params);
 #else
   void* arguments[] = {&params};
   return cudaLaunchKernel(reinterpret_cast<const void*>(kernel), dim3(static_cast<unsigned>(blocks)), dim3(threads),

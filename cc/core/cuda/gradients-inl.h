@@ -119,7 +119,7 @@ template <class Load>
 __device__ __forceinline__ double SumBlock(Load load) {
   const auto sums = Shared<double>(0);  // [2, kGroup]: of the groups
   const int lane = static_cast<int>(threadIdx.x) % kWarp, warp = static_cast<int>(threadIdx.x) / kWarp;
-#pragma unroll 4
+#pragma unroll 2
   for (int group = warp; group < kGroup; group += kSumThreads / kWarp) {
     const double sum = SumGroup(load(group * kGroup + lane), load(group * kGroup + kWarp + lane));
     if (lane % (kWarp / 2) == 0) sums[(lane == 0 ? 0 : kGroup) + group] = sum;
