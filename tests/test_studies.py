@@ -187,16 +187,86 @@ def few_digits(tmp_path_factory):
 
 
 def test_the_separation_study(few_digits, tmp_path):
+    """On a setting whose factor rises by a tenth of 10 an epoch: in the second and last of them it is 1."""
+    output = tmp_path / "study"
     result = invoke(
-        "study", "separation", "--quick", "--data", few_digits, "--output", tmp_path / "study",
-        "--only", "factor=10", "--seeds", 1, "--jobs", 1,
+        "study", "separation", "--quick", "--data", few_digits, "--output", output,
+        "--only", "rising-factor=10", "--seeds", 1, "--jobs", 1,
     )  # fmt: skip
     assert result.exit_code == 0, result.output
-    assert "factor=10" in result.output
-    (row,) = rows_of(tmp_path / "study" / "results.csv")
-    assert row["setting"] == "factor=10"
+    (row,) = rows_of(output / "results.csv")
+    assert row["setting"] == "rising-factor=10"
+    assert float(row["separation_factor"]) == 10
+    assert float(row["separation"]) == 1
     assert float(row["negative_elbo"]) > 0
-    assert list((tmp_path / "study").glob("*.png"))
+    assert {"swap_accuracy", "judge_accuracy", "leakage_linear", "mig_one_vs_rest"} <= set(row)
+    assert "nothing to compare with" in result.output
+    assert (output / "shared" / "judge.keras").exists()
+    assert (output / "rising-factor=10" / "seed-0" / "class-swap.png").exists()
+    assert {path.name for path in output.glob("*.png")} == {"likelihood-and-swaps.png"}
+
+
+def separation_results(**settings):
+    """Results whose settings have the given swap accuracy and negative ELBO, give or take."""
+    rows = [
+        {
+            "setting": name.replace("_", "="),
+            "seed": seed,
+            "swap_accuracy": swaps,
+            "negative_elbo": elbo + seed,
+        }
+        for name, (swaps, elbo) in settings.items()
+        for seed in (-1, 0, 1)
+    ]
+    return studies.Results(rows, data.load("digits"), None, False)
+
+
+def test_the_separation_study_finds_what_has_both():
+    results = separation_results(
+        concat=(0.5, 113), factor_10=(0.98, 113), factor_3=(0.9, 110), factor_30=(1, 114)
+    )
+    assert studies.SEPARATION.conclude(results) == (
+        "concat: swap accuracy 0.500 ± 0.000, -ELBO 113.0 ± 1.0.\n"
+        "As likely, with a swap accuracy of 0.98 or more:\n"
+        "factor=10: swap accuracy 0.980 ± 0.000, -ELBO 113.0 ± 1.0"
+    )
+
+
+def test_the_separation_study_says_that_nothing_has_both():
+    results = separation_results(
+        concat=(0.5, 113), factor_10=(0.99, 116), factor_3=(0.7, 112), factor_30=(1, 118)
+    )
+    assert studies.SEPARATION.conclude(results) == (
+        "concat: swap accuracy 0.500 ± 0.000, -ELBO 113.0 ± 1.0.\n"
+        "No setting is as likely and has a swap accuracy of 0.98 or more.\n"
+        "The likeliest with such a swap accuracy is factor=10: "
+        "swap accuracy 0.990 ± 0.000, -ELBO 116.0 ± 1.0.\n"
+        "The greatest swap accuracy of those as likely has factor=3: swap accuracy 0.700 ± 0.000, "
+        "-ELBO 112.0 ± 1.0."
+    )
+
+
+def test_the_separation_study_draws_what_the_factor_does():
+    rows = [
+        {
+            "setting": name,
+            "seed": seed,
+            **dict.fromkeys(
+                (
+                    "negative_elbo",
+                    "swap_accuracy",
+                    "leakage_linear",
+                    "judge_accuracy",
+                    "prior_sample_accuracy",
+                ),
+                0.5,
+            ),
+        }
+        for name in studies.SEPARATION.settings
+        for seed in (0, 1)
+    ]
+    figures = studies.SEPARATION.draw(studies.Results(rows, data.load("digits"), None, False))
+    assert set(figures) == {"likelihood-and-swaps", "factor"}
 
 
 def test_the_command_names_what_it_cannot_do(tmp_path):

@@ -250,6 +250,8 @@ def _study_command(study):
             raise click.ClickException("interrupted; the same command goes on with what is missing") from None
         console = rich.get_console()
         console.print(studies.table(study, results))
+        if study.conclude is not None:
+            console.print(study.conclude(results), soft_wrap=True, highlight=False)
         for path in sorted(output.glob("*.png")):
             console.print(f"drew {path}", soft_wrap=True)
 

@@ -96,8 +96,8 @@ def evaluate_model(
         _batched(model.classify, x), y
     )
     result["judge_accuracy"] = float(np.mean(_judged(judge, x) == y))
-    result["separation_factor"] = float(model.separation.separation)
-    result["suppression_factor"] = float(model.separation.suppression)
+    result["separation"] = float(model.separation.separation)
+    result["suppression"] = float(model.separation.suppression)
 
     chosen = np.sort(np.random.default_rng(seed).permutation(len(x))[:images])
     x, y = x[chosen], y[chosen]

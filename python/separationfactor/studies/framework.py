@@ -3,7 +3,7 @@
 A `Study` says what is measured; `run` measures it, in processes of its own, and leaves a folder with
 `study.json` (what was run, on what), a folder for each setting and seed with its `measured.json`,
 `results.csv` with a row for each of them, `summary.csv` and `table.md` with means and standard deviations,
-and the study's pictures.
+the study's conclusion in `conclusion.txt`, and its pictures.
 """
 
 from __future__ import annotations
@@ -120,6 +120,7 @@ class Study:
         columns: What is measured and shown in the table, each with its format, such as ".1f".
         prepare: Takes the data, a folder, and whether the run is quick; leaves in the folder what all trials
             share. Runs before them, and not again once it has ended.
+        conclude: Takes the `Results` and returns what they say, in words.
         dataset: What `separationfactor.data.load` takes, where nothing else is given.
     """
 
@@ -131,6 +132,7 @@ class Study:
     draw: Callable[[Results], Mapping[str, Figure]]
     columns: Mapping[str, str]
     prepare: Callable[[data.Dataset, Path, bool], None] | None = None
+    conclude: Callable[[Results], str] | None = None
     dataset: str = "digits"
 
     def __post_init__(self):
@@ -260,6 +262,7 @@ def _start_worker(study: Study, source: str, output: Path, quick: bool, threads:
     tf.config.threading.set_intra_op_parallelism_threads(threads)
     tf.config.threading.set_inter_op_parallelism_threads(1)
     tf.config.experimental.enable_op_determinism()
+    tf.get_logger().setLevel("ERROR")
     _worker["limit"] = threadpoolctl.threadpool_limits(threads)
     _worker.update(study=study, dataset=data.load(source), output=output, quick=quick)
 
@@ -298,6 +301,8 @@ def _measure_trial(setting: str, seed: int) -> dict[str, Any]:
 def _workers(
     study: Study, source: str, output: Path, quick: bool, jobs: int
 ) -> Iterator[ProcessPoolExecutor]:
+    # What TensorFlow logs in a process would tear the progress bar.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     pool = ProcessPoolExecutor(
         jobs,
         multiprocessing.get_context("spawn"),
@@ -411,6 +416,9 @@ def _write(study: Study, results: Results) -> None:
     lines = [heads, ["---"] * len(heads), *_cells(study, results)]
     with runs.written_at_once(results.folder / "table.md") as temporary:
         temporary.write_text("".join(f"| {' | '.join(line)} |\n" for line in lines))
+    if study.conclude is not None:
+        with runs.written_at_once(results.folder / "conclusion.txt") as temporary:
+            temporary.write_text(study.conclude(results) + "\n")
     for name, figure in study.draw(results).items():
         runs.save_figure(figure, results.folder / f"{name}.png")
 

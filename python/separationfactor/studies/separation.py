@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
+from pathlib import Path
 
 import keras
 from matplotlib.figure import Figure
 
+from separationfactor import evaluation, figures, metrics, runs
+from separationfactor.data import Dataset
 from separationfactor.models import ConditionalVAE
 from separationfactor.studies import training
 from separationfactor.studies.framework import Results, Study, Trial
 
-_EPOCHS, _QUICK_EPOCHS = 25, 2
+_EPOCHS, _JUDGE_EPOCHS, _QUICK_EPOCHS = 25, 15, 2
 _BATCH = 100
+_SWAP_ACCURACY = 0.98
 
 
 class DenseConditionalVAE(ConditionalVAE):
@@ -43,12 +48,29 @@ class DenseConditionalVAE(ConditionalVAE):
         return keras.Model(latent, keras.layers.Reshape(self.image_shape)(logits), name="decoder")
 
 
+def prepare(dataset: Dataset, folder: Path, quick: bool) -> None:
+    """Trains the judge that all trials share."""
+    evaluation.judge_of(folder, dataset, epochs=_QUICK_EPOCHS if quick else _JUDGE_EPOCHS)
+
+
 def measure(trial: Trial) -> dict[str, float]:
     """Trains the model of a setting and measures it on the test part."""
-    dataset = trial.dataset
+    dataset, options = trial.dataset, dict(trial.options)
+    warm_up = options.pop("warm_up", 0)
     model = DenseConditionalVAE(
-        dataset.image_shape, dataset.num_classes, seed=trial.seed, implementation="tf", **trial.options
+        dataset.image_shape,
+        dataset.num_classes,
+        seed=trial.seed,
+        # A factor that is to be moved is a weight, though nothing trains it.
+        **{"trainable_factors": warm_up > 0, **options},
     )
+    if warm_up:
+        model.separation.trainable = False
+
+    def move_factor(epoch):
+        if warm_up:
+            model.separation.separation.assign(options["separation_factor"] * min(1, epoch / warm_up))
+
     model.compile(keras.optimizers.Adam(1e-3))
     training.fit(
         model,
@@ -57,30 +79,168 @@ def measure(trial: Trial) -> dict[str, float]:
         epochs=_QUICK_EPOCHS if trial.quick else _EPOCHS,
         batch_size=_BATCH,
         seed=trial.seed,
+        before_epoch=move_factor,
     )
-    return model.evaluate(dataset.x_test, dataset.y_test, verbose=0, return_dict=True)
+    if trial.seed == 0:
+        each_class = figures.one_of_each_class(dataset.y_test, dataset.num_classes)
+        swaps = figures.class_swap(model, dataset.x_test[each_class], dataset.y_test[each_class])
+        runs.save_figure(swaps, trial.folder / "class-swap.png")
+    judge = evaluation.judge_of(trial.shared, dataset)
+    on_training_part = model.evaluate(dataset.x_train, dataset.y_train, 500, verbose=0, return_dict=True)
+    return {
+        "training_negative_elbo": on_training_part["negative_elbo"],
+        **evaluation.evaluate_model(model, dataset, judge, samples=2 if trial.quick else 50),
+    }
 
 
 def _settings() -> dict[str, dict]:
-    base = {"separation_factor": 10.0, "suppression_factor": 0.25}
-    factors = {
-        f"factor={factor}": {**base, "separation_factor": float(factor)} for factor in (0, 1, 3, 10, 30)
+    """Returns slices of the grid about factor 10, not all of it.
+
+    Where labels are the class vector, suppression and k change nothing: all but one entry of a one-hot vector
+    are 0, and stay so. They are varied where the classifier's soft output is the class vector.
+    """
+
+    def setting(factor, **others):
+        return {"separation_factor": float(factor), "suppression_factor": 0.25, **others}
+
+    predicted = {"condition": "predicted"}
+    wide = {"latent_dim": 20}
+    return {
+        # The factor, from none to plenty.
+        **{f"factor={factor}": setting(factor) for factor in (0, 1, 3, 5, 7, 10, 30)},
+        # z and S(y) side by side.
+        "concat": setting(1, combine="concat"),
+        **{f"concat-factor={factor}": setting(factor, combine="concat") for factor in (3, 10, 30)},
+        # The classifier's output in training, soft or hard.
+        **{f"predicted-factor={factor}": setting(factor, **predicted) for factor in (1, 3, 10)},
+        **{f"predicted-hard-factor={factor}": setting(factor, hard=True, **predicted) for factor in (3, 10)},
+        "predicted-stop-factor=10": setting(10, stop_gradient=True, **predicted),
+        # What happens to the other classes of a soft vector.
+        "predicted-suppression=0": {**setting(10, **predicted), "suppression_factor": 0.0},
+        "predicted-suppression=1": {**setting(10, **predicted), "suppression_factor": 1.0},
+        **{f"predicted-k={k}": setting(10, k=k, **predicted) for k in (2, 3)},
+        # Factors that training may choose.
+        "trained-factor=1": setting(1, trainable_factors=True),
+        "trained-factor=10": setting(10, trainable_factors=True),
+        "trained-concat": setting(1, trainable_factors=True, combine="concat"),
+        # What might have both: dimensions of z beside those of the class, or a factor that rises.
+        "wide-factor=5": setting(5, **wide),
+        "wide-factor=10": setting(10, **wide),
+        "wide-concat": setting(1, combine="concat", **wide),
+        "wide-concat-factor=10": setting(10, combine="concat", **wide),
+        "rising-factor=10": setting(10, warm_up=10),
+        "rising-concat-factor=10": setting(10, combine="concat", warm_up=10),
     }
-    return {**factors, "concat": {**base, "separation_factor": 1.0, "combine": "concat"}}
+
+
+def _line(results: Results, setting: str) -> str:
+    shown = {"swap accuracy": ("swap_accuracy", ".3f"), "-ELBO": ("negative_elbo", ".1f")}
+    return ", ".join(
+        f"{name} {results.mean(setting, column):{form}} ± {results.deviation(setting, column):{form}}"
+        for name, (column, form) in shown.items()
+    )
+
+
+def conclude(results: Results) -> str:
+    """Says which settings obey the class in swaps and are as likely as concat, in the mean over seeds."""
+    names = results.settings()
+    if "concat" not in names:
+        return "Without the setting concat there is nothing to compare with."
+    likely = [n for n in names if results.mean(n, "negative_elbo") <= results.mean("concat", "negative_elbo")]
+    both = [name for name in likely if results.mean(name, "swap_accuracy") >= _SWAP_ACCURACY]
+    head = f"concat: {_line(results, 'concat')}."
+    if both:
+        lines = [f"{name}: {_line(results, name)}" for name in both]
+        return "\n".join([head, f"As likely, with a swap accuracy of {_SWAP_ACCURACY} or more:", *lines])
+    lines = [head, f"No setting is as likely and has a swap accuracy of {_SWAP_ACCURACY} or more."]
+    obedient = [name for name in names if results.mean(name, "swap_accuracy") >= _SWAP_ACCURACY]
+    if obedient:
+        best = min(obedient, key=lambda name: results.mean(name, "negative_elbo"))
+        lines.append(f"The likeliest with such a swap accuracy is {best}: {_line(results, best)}.")
+    best = max(likely, key=lambda name: results.mean(name, "swap_accuracy"))
+    lines.append(f"The greatest swap accuracy of those as likely has {best}: {_line(results, best)}.")
+    return "\n".join(lines)
 
 
 def draw(results: Results) -> Mapping[str, Figure]:
-    """Draws the negative ELBO of each setting."""
-    figure = Figure(figsize=(7, 3), layout="constrained")
+    """Draws likelihood against command of the class, and what the factor does."""
+    drawn = {"likelihood-and-swaps": _likelihood_and_swaps(results)}
+    factors = {
+        options["separation_factor"]: name
+        for name, options in STUDY.settings.items()
+        if name.startswith("factor=") and name in results.settings()
+    }
+    if len(factors) > 1:
+        drawn["factor"] = _by_factor(results, factors)
+    return drawn
+
+
+def _likelihood_and_swaps(results: Results) -> Figure:
+    figure = Figure(figsize=(9, 6), layout="constrained")
     axes = figure.add_subplot()
-    names = results.settings()
-    axes.bar(
-        names,
-        [results.mean(name, "negative_elbo") for name in names],
-        yerr=[results.deviation(name, "negative_elbo") for name in names],
-    )
-    axes.set_ylabel("negative ELBO (nats an image)")
-    return {"negative-elbo": figure}
+    markers = {"factor": "o", "concat": "s", "predicted": "^", "trained": "D", "wide": "P", "rising": "X"}
+    seen = set()
+    for name in results.settings():
+        family = re.split("[-=]", name)[0]
+        axes.errorbar(
+            results.mean(name, "swap_accuracy"),
+            results.mean(name, "negative_elbo"),
+            results.deviation(name, "negative_elbo"),
+            results.deviation(name, "swap_accuracy"),
+            markers[family],
+            color=f"C{list(markers).index(family)}",
+            label=None if family in seen else family,
+            capsize=2,
+        )
+        seen.add(family)
+        axes.annotate(
+            name,
+            (results.mean(name, "swap_accuracy"), results.mean(name, "negative_elbo")),
+            xytext=(4, 4),
+            textcoords="offset points",
+            fontsize=6,
+        )
+    if "concat" in results.settings():
+        axes.axhline(results.mean("concat", "negative_elbo"), color="gray", lw=0.8, ls="--")
+    axes.axvline(_SWAP_ACCURACY, color="gray", lw=0.8, ls="--")
+    axes.set_xlabel("swap accuracy")
+    axes.set_ylabel("negative ELBO (nats an image); lower is better")
+    axes.set_title("Both are had below and to the right of the dashed lines", fontsize=10)
+    axes.legend(fontsize=8)
+    axes.grid(alpha=0.3)
+    return figure
+
+
+def _by_factor(results: Results, factors: Mapping[float, str]) -> Figure:
+    figure = Figure(figsize=(11, 3.2), layout="constrained")
+    panels = figure.subplots(1, 3)
+    places = range(len(factors))
+
+    def plot(axes, column, label):
+        means = [results.mean(name, column) for name in factors.values()]
+        deviations = [results.deviation(name, column) for name in factors.values()]
+        axes.errorbar(places, means, deviations, marker="o", ms=4, capsize=2, label=label)
+
+    plot(panels[0], "negative_elbo", "z + S(y)")
+    if "concat" in results.settings():
+        concat = results.mean("concat", "negative_elbo")
+        panels[0].axhline(concat, color="gray", ls="--", lw=0.8, label="concat")
+    panels[0].set_title("negative ELBO (nats an image)", fontsize=10)
+    plot(panels[1], "swap_accuracy", "swap accuracy")
+    plot(panels[1], "leakage_linear", "leakage, linear probe")
+    plot(panels[1], "judge_accuracy", "the judge's own accuracy")
+    panels[1].set_title("the class", fontsize=10)
+    plot(panels[2], "prior_sample_accuracy", "samples, judged")
+    classes = results.dataset.num_classes
+    bayes = [metrics.prior_bayes_accuracy(factor, classes) for factor in factors]
+    panels[2].plot(places, bayes, "k:", label="best guess from z + S(y)")
+    panels[2].set_title("class of samples of the prior", fontsize=10)
+    for axes in panels:
+        axes.set_xticks(places, [f"{factor:g}" for factor in factors])
+        axes.set_xlabel("separation factor")
+        axes.legend(fontsize=7)
+        axes.grid(alpha=0.3)
+    return figure
 
 
 STUDY = Study(
@@ -90,5 +250,17 @@ STUDY = Study(
     quick_settings=("factor=0", "factor=10", "concat"),
     measure=measure,
     draw=draw,
-    columns={"negative_elbo": ".1f", "classifier_accuracy": ".3f"},
+    columns={
+        "negative_elbo": ".1f",
+        "importance_weighted_nll": ".1f",
+        "swap_accuracy": ".3f",
+        "prior_sample_accuracy": ".3f",
+        "leakage_linear": ".2f",
+        "leakage_mlp": ".2f",
+        "active_units": ".0f",
+        "classifier_accuracy": ".3f",
+        "mig_one_vs_rest": ".2f",
+    },
+    prepare=prepare,
+    conclude=conclude,
 )
