@@ -276,8 +276,8 @@ void TestFactors(const char* dtype) {
   std::mt19937_64 rng(2);
   const double nan = std::numeric_limits<double>::quiet_NaN(), inf = std::numeric_limits<double>::infinity();
   for (const auto& distribution : Distributions<T>()) {
-    for (const double separation : {1.0, -2.5, 0.0, -0.0, nan, -nan, inf, 1e-310, 1e-30}) {
-      for (const double suppression : {0.0, -0.0, 0.25, nan, -inf, 1e-310, 1e30}) {
+    for (const double separation : {1.0, -2.5, 0.0, -0.0, nan, -nan, inf, 1e-310, 1e-40, 1e-30}) {
+      for (const double suppression : {0.0, -0.0, 0.25, nan, -inf, 1e-310, 1e-40, 1e30}) {
         if (static_cast<double>(rng() >> 11) * 0x1p-53 >= fraction) continue;
         const int64_t lengths[] = {10, 100, 1100, 2050};
         const size_t which = rng() % 4;

@@ -89,6 +89,8 @@ struct Context {
 
 #endif
 
+// Of one launch: ten times what any of the tests takes.
+constexpr int64_t kMaxSteps = 20'000'000;
 constexpr size_t kStackBytes = 256 * 1024;
 
 struct Fibre {
@@ -143,6 +145,7 @@ struct Machine {
   void (*body)(const void*) = nullptr;
   const void* body_context = nullptr;
   uint32_t launch = 0;
+  int64_t steps = 0;  // accesses and switches in this launch
   int32_t block = 0;
   bool has_failed = false;
   std::string error;
@@ -265,6 +268,10 @@ void RunBlock() {
     MakeRunnable(fibre);
   }
   while (!m.has_failed && m.ended < m.threads) {
+    if (++m.steps > kMaxSteps) {
+      Fail("endless: block %d goes on and on", m.block);
+      break;
+    }
     if (m.runnable.empty()) {
       Fail("deadlock: no thread of block %d can go on", m.block);
       break;
@@ -421,6 +428,8 @@ void Check(Region* region, const void* address, int64_t bytes, int64_t alignment
     Fail("granule: %s of %" PRId64 " bytes at byte %" PRId64 " of %s, which is watched %d bytes at a time",
          NameOf(access), bytes, offset, name, region->granule);
   }
+  if (++TheMachine().steps > kMaxSteps)
+    Fail("endless: a thread goes on and on, at byte %" PRId64 " of %s", offset, name);
   const Stamp now = Now();
   for (int64_t at = offset; at < offset + bytes; at += region->granule) {
     Cell& cell = region->CellAt(at);
@@ -591,6 +600,7 @@ bool Run(const void* kernel, int64_t blocks, int threads, int64_t shared_bytes, 
   m.body_context = context;
   m.threads = threads;
   ++m.launch;
+  m.steps = 0;
   block_size.x = static_cast<unsigned>(threads);
   grid_size.x = static_cast<unsigned>(blocks);
   std::vector<int32_t> order(blocks);

@@ -12,7 +12,8 @@
 //   * a race: two accesses of one place, one of them a write, and not both atomic, that no barrier orders. Memory
 //     is ordered by __syncthreads within a block, by __syncwarp within a warp, and by the end of a launch; shuffles,
 //     ballots and atomics order nothing. The check compares the accesses' places in that order, and so finds a
-//     race whichever access comes first.
+//     race whichever access comes first;
+//   * no end within many times the steps that a kernel here takes.
 //
 // One launch at a time, one host thread, one stream, one-dimensional grids and blocks, dynamic shared memory.
 

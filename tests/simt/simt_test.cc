@@ -219,6 +219,15 @@ void MisalignedWord(Params p) {
   p.out[blockIdx.x * 64 + threadIdx.x] = p.in[threadIdx.x];
 }
 
+template <bool kBug>
+void Endless(Params p) {
+  const auto shared = Shared<uint32_t>(0);
+  if (threadIdx.x == 0) shared[0] = kBug ? 0 : 1;
+  __syncthreads();
+  while (shared[0] == 0) __syncthreads();
+  p.out[blockIdx.x * 64 + threadIdx.x] = p.in[threadIdx.x];
+}
+
 int failures = 0;
 
 void Expect(const char* name, void (*kernel)(Params), uint64_t schedule, const char* words,
@@ -275,6 +284,9 @@ int main() {
   EXPECT(ReadBesideAtomics, "race");
   EXPECT(MisalignedVector, "misaligned: read of 16 bytes");
   EXPECT(MisalignedWord, "misaligned: write of 2 bytes");
+
+  Expect("Endless", Endless<false>, 2, nullptr);
+  Expect("Endless with its bug", Endless<true>, 2, "endless");
 
   // More shared memory than a kernel may have, unless it asks, and than the card has at all.
   const auto kernel = RaceOfBlocks<false>;

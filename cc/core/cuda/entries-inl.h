@@ -75,14 +75,19 @@ class DeviceFactor {
     number_ = k_is_valid ? Flush(number_) : BitCast<Number>(static_cast<NumberBits>(F::kExponent | F::kQuiet));
     const auto bits = BitCast<NumberBits>(number_);
     const bool is_nan = (bits & ~F::kSign) > F::kExponent;
-    is_zero_ = (bits & ~F::kSign) == 0;
-    if (is_zero_) number_ = 0;
-    keep_ = is_zero_ || is_nan ? Bits{0} : static_cast<Bits>(~Bits{0});
+    if (number_ == 0) number_ = 0;  // the positive one
+    keep_ = number_ == 0 || is_nan ? Bits{0} : static_cast<Bits>(~Bits{0});
     // Infinity times zero is the x86's default NaN.
     nan_ = F::kExponent | F::kQuiet | (is_nan ? bits & F::kSign : F::kSign);
   }
 
-  __device__ __forceinline__ bool IsZero() const { return is_zero_; }
+  // The one or the other: a choice of three numbers, where a branch would have lanes take both ways.
+  __device__ __forceinline__ DeviceFactor(bool is_first, const DeviceFactor& first, const DeviceFactor& second)
+      : number_(is_first ? first.number_ : second.number_),
+        nan_(is_first ? first.nan_ : second.nan_),
+        keep_(is_first ? first.keep_ : second.keep_) {}
+
+  __device__ __forceinline__ bool IsZero() const { return number_ == 0; }
 
   __device__ __forceinline__ Bits operator*(Bits entry) const {
     const Number x = Flush(T::ToNumber(static_cast<Bits>(entry & keep_)));
@@ -96,9 +101,8 @@ class DeviceFactor {
 
  private:
   Number number_;
-  NumberBits nan_;
-  Bits keep_;
-  bool is_zero_;
+  NumberBits nan_;  // what is made of numbers that are not NaN
+  Bits keep_;       // 0 if the product is the same for every entry
 };
 
 template <class T>
@@ -110,7 +114,7 @@ struct Factors {
       : separation(separation_source, k_is_valid), suppression(suppression_source, k_is_valid) {}
 
   __device__ __forceinline__ typename T::Bits Product(typename T::Bits entry, bool is_selected) const {
-    return is_selected ? separation * entry : suppression * entry;
+    return DeviceFactor<T>(is_selected, separation, suppression) * entry;
   }
 };
 
