@@ -217,7 +217,7 @@ struct SplitParams {
   RowsParams<T> rows;
   int64_t all_rows;  // the tensor's, where `rows` has those of one batch
   Pointer<uint8_t> all_selected;
-  int32_t segment;     // entries
+  int64_t segment;     // entries
   int32_t segments;    // of a row
   int32_t digit;       // how many digits have been counted
   uint32_t max_count;  // places for candidates, of a row
@@ -264,7 +264,7 @@ __global__ void __launch_bounds__(kSplitThreads) CountDigits(SplitParams<T> para
     __syncthreads();
     const auto x = p.x + row * p.n;
     const bool x_is_wide = IsWide(x);
-    const int64_t begin = static_cast<int64_t>(segment) * params.segment;
+    const int64_t begin = segment * params.segment;
     const int64_t end = Smaller(begin + params.segment, p.n);
     for (int64_t i = begin + threadIdx.x * kSize; i < end; i += kSplitThreads * kSize) {
       const Vector<T> vector = LoadVector<T>(x, i, end - i, x_is_wide);
@@ -306,7 +306,7 @@ __global__ void __launch_bounds__(kSplitThreads) WriteDecided(SplitParams<T> par
     const auto indices = params.candidate_indices + row * params.max_count;
     const auto candidates = params.candidates + row * params.max_count;
     const bool x_is_wide = IsWide(x), y_is_wide = IsWide(y);
-    const int64_t begin = static_cast<int64_t>(segment) * params.segment;
+    const int64_t begin = segment * params.segment;
     const int64_t end = Smaller(begin + params.segment, p.n);
     for (int64_t all_begin = begin; all_begin < end; all_begin += kSplitThreads * kSize) {
       const int64_t i = all_begin + threadIdx.x * kSize;

@@ -165,7 +165,7 @@ class Separator {
       SplitParams<T> params{RowsFrom(first, rows),
                             args_.rows,
                             ToDevice<uint8_t>(args_.selected),
-                            static_cast<int32_t>(split.segment),
+                            split.segment,
                             static_cast<int32_t>(split.segments),
                             0,
                             static_cast<uint32_t>(split.candidates),
