@@ -41,6 +41,7 @@ constexpr int kThreadPathThreads = 128;
 constexpr int kWarpPathThreads = 128;
 constexpr int kMaxBlockThreads = 1024;
 constexpr int kSplitThreads = 512;
+constexpr int kCandidateThreads = kMaxBlockThreads;
 
 // Shared memory of a block besides the row: counts of digits, and what its warps tell each other.
 constexpr int kExchangeBytes = 256;

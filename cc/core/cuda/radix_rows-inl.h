@@ -92,7 +92,7 @@ struct RadixMemory {
 };
 
 // Narrows the class by the digits' counts, in shared or device memory. All threads take part and have the same cut
-// before and after. Between two calls there must be a barrier.
+// before and after. What was counted may be cleared at once.
 template <class T>
 __device__ __forceinline__ void NarrowByCounts(Pointer<const uint32_t> counts, Pointer<uint32_t> exchange,
                                                Cut<T>& cut) {
@@ -231,6 +231,31 @@ struct SplitParams {
   // Whether a class is too large for the candidates.
   __device__ __forceinline__ bool IsCounted(const Cut<T>& cut) const {
     return !cut.IsSettled() && cut.count > max_count;
+  }
+
+  // Calls function(entry, index) for `count` candidates of a row. All threads of a block share them, and each has the
+  // loads of several under way: there is but one block to hide their latency.
+  template <class Function>
+  __device__ __forceinline__ void ForEachCandidate(int64_t row, uint32_t count, Function function) const {
+    constexpr int kAtOnce = 4;
+    const auto row_indices = candidate_indices + row * max_count;
+    const auto row_candidates = candidates + row * max_count;
+    for (uint32_t begin = threadIdx.x; begin < count; begin += kAtOnce * kCandidateThreads) {
+      Bits entries[kAtOnce];
+      uint32_t indices[kAtOnce];
+#pragma unroll
+      for (uint32_t j = 0; j < kAtOnce; ++j) {
+        const uint32_t candidate = begin + j * kCandidateThreads;
+        if (candidate >= count) break;
+        entries[j] = row_candidates[candidate];
+        indices[j] = row_indices[candidate];
+      }
+#pragma unroll
+      for (uint32_t j = 0; j < kAtOnce; ++j) {
+        if (begin + j * kCandidateThreads >= count) break;
+        function(entries[j], indices[j]);
+      }
+    }
   }
 
   // A row's cut after the digits counted so far. All threads take part. The launch before left its own, and counts.
@@ -381,7 +406,7 @@ struct BitSetter {
 };
 
 template <class T>
-__global__ void __launch_bounds__(kSplitThreads) WriteCandidates(SplitParams<T> params) {
+__global__ void __launch_bounds__(kCandidateThreads) WriteCandidates(SplitParams<T> params) {
   using Bits = typename T::Bits;
   const RowsParams<T>& p = params.rows;
   const RadixMemory memory = RadixMemory::At(0);
@@ -393,19 +418,15 @@ __global__ void __launch_bounds__(kSplitThreads) WriteCandidates(SplitParams<T> 
     Cut<T> cut = params.cuts[params.digit * p.rows + row];
     if (cut.IsSettled()) continue;
     const uint32_t count = cut.count;
-    const auto indices = params.candidate_indices + row * params.max_count;
-    const auto candidates = params.candidates + row * params.max_count;
     while (!cut.IsSettled()) {
       memory.Clear();
       __syncthreads();
-      for (uint32_t c = threadIdx.x; c < count; c += kSplitThreads) {
-        const Bits key = KeyOf<T>(candidates[c], p.score_mask);
-        const uint32_t place = n - 1 - indices[c];
-        if (cut.Has(key, place)) atomicAdd(memory.counts + cut.Digit(key, place), 1u);
-      }
+      params.ForEachCandidate(row, count, [&](Bits entry, uint32_t i) {
+        const Bits key = KeyOf<T>(entry, p.score_mask);
+        if (cut.Has(key, n - 1 - i)) atomicAdd(memory.counts + cut.Digit(key, n - 1 - i), 1u);
+      });
       __syncthreads();
       NarrowByCounts<T>(memory.counts, memory.exchange, cut);
-      __syncthreads();
     }
 
     const int64_t bytes = BitmaskBytes(n);
@@ -413,13 +434,11 @@ __global__ void __launch_bounds__(kSplitThreads) WriteCandidates(SplitParams<T> 
     if (threadIdx.x < 6) bits.edge_bits[threadIdx.x] = 0;
     __syncthreads();
     const int64_t first_byte = (p.selected - params.all_selected) + row * bytes;
-    for (uint32_t c = threadIdx.x; c < count; c += kSplitThreads) {
-      const Bits entry = candidates[c];
-      const uint32_t i = indices[c];
-      if (!cut.Selects(KeyOf<T>(entry, p.score_mask), n - 1 - i)) continue;
+    params.ForEachCandidate(row, count, [&](Bits entry, uint32_t i) {
+      if (!cut.Selects(KeyOf<T>(entry, p.score_mask), n - 1 - i)) return;
       p.y[row * n + i] = factors.Product(entry, true);
       bits.Set(first_byte + i / 8, 1u << i % 8);
-    }
+    });
     __syncthreads();
     if (threadIdx.x == 0) bits.SetEdges();
     __syncthreads();

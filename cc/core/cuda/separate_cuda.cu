@@ -182,7 +182,7 @@ class Separator {
         failure = Queue("WriteDecided", WriteDecided<T>, blocks, kSplitThreads, kRadixBytes, params);
       }
       if (failure.empty()) {
-        failure = Queue("WriteCandidates", WriteCandidates<T>, rows, kSplitThreads, kRadixBytes, params);
+        failure = Queue("WriteCandidates", WriteCandidates<T>, rows, kCandidateThreads, kRadixBytes, params);
       }
       if (!failure.empty()) return failure;
     }
