@@ -20,8 +20,8 @@ _BATCH = 500
 def train_judge(dataset: Dataset, seed: int = 0, epochs: int = 15) -> keras.Model:
     """Returns a small convolutional classifier, trained on the training part.
 
-    It has seen no image that a model has drawn, so it may judge what class those show. Its own accuracy on the
-    test part is the ceiling for images as hard to tell as real ones; a model's may be easier.
+    It has seen no image that a model has drawn, so it may judge what class those show. Its own accuracy on
+    the test part is the ceiling for images as hard to tell as real ones; a model's may be easier.
     """
     keras.utils.set_random_seed(seed)
     layers = [
