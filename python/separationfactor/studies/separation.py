@@ -110,7 +110,7 @@ def _settings() -> dict[str, dict]:
         **{f"factor={factor}": setting(factor) for factor in (0, 1, 3, 5, 7, 10, 30)},
         # z and S(y) side by side.
         "concat": setting(1, combine="concat"),
-        **{f"concat-factor={factor}": setting(factor, combine="concat") for factor in (3, 10, 30)},
+        **{f"concat-factor={factor}": setting(factor, combine="concat") for factor in (3, 10, 30, 100)},
         # The classifier's output in training, soft or hard.
         **{f"predicted-factor={factor}": setting(factor, **predicted) for factor in (1, 3, 10)},
         **{f"predicted-hard-factor={factor}": setting(factor, hard=True, **predicted) for factor in (3, 10)},
