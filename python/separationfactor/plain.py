@@ -2,14 +2,25 @@
 
 Gives the same bits as the compiled op. It works with values and IEEE comparisons alone, so it means the same
 eagerly, in a graph and under XLA, and whether or not denormals are flushed where it runs.
+
+What is below the k-th greatest number is a cheap guess at what is not selected. It is right where it leaves k
+entries in every row and that number is no zero, whatever NaN and ties there are and however `top_k` orders
+them: what is left ranks above what is not. Only rows that fail this check are looked at more closely.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import tensorflow as tf
+from tensorflow.python.eager import record
 
 from separationfactor import native
+
+# A number, or a scalar tensor of which a gradient may be asked.
+Factor = float | tf.Tensor
 
 # Numbers added at a time by `sum_selected`; cc/core/separate.cc adds in the same order.
 _GROUP = 64
@@ -19,89 +30,163 @@ _GROUP = 64
 _LONGEST_XLA_TOP_K = 131072
 
 
-def _scores(x: tf.Tensor, by: str) -> tf.Tensor:
-    """Returns numbers that `<` and `==` order as the contract orders x, NaN aside."""
-    # In float32 a float16 denormal is an ordinary number, and XLA's top_k is fast on no other type.
-    scores = tf.cast(x, tf.float32) if x.dtype in (tf.float16, tf.bfloat16) else x
-    magnitude = tf.abs(scores)
-    if by == "magnitude":
-        scores = magnitude
-    # Whether a denormal equals zero depends on the thread's mode, so it is made zero.
-    tiny = np.finfo(scores.dtype.as_numpy_dtype).tiny
-    return tf.where(magnitude < tiny, tf.zeros_like(scores), scores)
+def _tiny(dtype: tf.DType) -> float:
+    """Returns the least number that is no zero to scores, and to factors, of the dtype."""
+    # In float32 a float16 denormal is an ordinary number, and bfloat16's denormals are denormals too.
+    return np.finfo(np.float64 if dtype == tf.float64 else np.float32).tiny
 
 
-def _kth_greatest(scores: tf.Tensor, k: tf.Tensor, static_k: int | None) -> tf.Tensor:
-    """Returns the k-th greatest number of each row, as a column; the greatest where k is 0."""
-    if static_k is not None and static_k <= 1:
-        return tf.reduce_max(scores, axis=-1, keepdims=True)
-    n = scores.shape[-1]
-    if native.in_xla_context() and (static_k is None or n is None or n > _LONGEST_XLA_TOP_K):
-        # XLA compiles top_k for one k only, and a sort for all.
-        ordered = tf.sort(scores, axis=-1, direction="DESCENDING")
-        return tf.gather(ordered, tf.maximum(k, 1)[tf.newaxis] - 1, axis=-1)
-    # The minimum, as XLA's fast top_k is lost on a slice of its result.
-    greatest = tf.math.top_k(scores, static_k or tf.maximum(k, 1), sorted=False).values
-    return tf.reduce_min(greatest, axis=-1, keepdims=True)
+def _flush(numbers: tf.Tensor) -> tf.Tensor:
+    """Makes denormals zero: whether they equal zero depends on the thread's mode."""
+    return tf.where(tf.abs(numbers) < _tiny(numbers.dtype), tf.zeros_like(numbers), numbers)
 
 
-def _checked_k(k: tf.Tensor, static_k: int | None, x: tf.Tensor) -> tf.Tensor:
-    """Returns k once it is known to lie in [0, n]."""
-    n = x.shape[-1] if x.shape.rank is not None else None
-    if static_k is not None and n is not None:
-        if not 0 <= static_k <= n:
-            message = f"k must be in [0, n]. Received: k = {static_k}, n = {n}"
+def _checked_k(k: tf.Tensor | int, n: int | None, x: tf.Tensor) -> tf.Tensor | int:
+    """Returns k, as an int or an int32 tensor, once it is known to lie in [0, n]."""
+    if isinstance(k, int) and n is not None:
+        if not 0 <= k <= n:
+            message = f"k must be in [0, n]. Received: k = {k}, n = {n}"
             raise tf.errors.InvalidArgumentError(None, None, message)
         return k
-    n = tf.shape(x, out_type=k.dtype)[-1]
-    check = tf.debugging.Assert((k >= 0) & (k <= n), ["k must be in [0, n]. Received: k =", k, ", n =", n])
+    wide = tf.cast(k, tf.int64)
+    n = tf.shape(x, out_type=tf.int64)[-1]
+    check = tf.debugging.Assert(
+        (wide >= 0) & (wide <= n), ["k must be in [0, n]. Received: k =", wide, ", n =", n]
+    )
     with tf.control_dependencies([check]):
-        return tf.identity(k)
+        return tf.cast(wide, tf.int32)
 
 
-def select(x: tf.Tensor, k: tf.Tensor, by: str) -> tf.Tensor:
-    """Returns which entries of each row are among its k greatest, a bool tensor of x's shape."""
-    static_k = tf.get_static_value(k)
-    k = _checked_k(k, static_k, x)
-    scores = _scores(x, by)
-    is_nan = tf.math.is_nan(x)
-    # NaN joins +inf for now: no number lies between them, so the threshold stays right.
-    scores = tf.where(is_nan, tf.constant(np.inf, scores.dtype), scores)
-    threshold = _kth_greatest(scores, k, static_k)
-    k = tf.cast(k, tf.int32)
+def _scores(x: tf.Tensor, by: str) -> tf.Tensor:
+    """Returns numbers that order x as the contract does, but for NaN and for denormals."""
+    # In float32 a float16 denormal is an ordinary number, and XLA's top_k is fast on no other type.
+    scores = tf.cast(x, tf.float32) if x.dtype in (tf.float16, tf.bfloat16) else x
+    return tf.abs(scores) if by == "magnitude" else scores
 
-    def count(selection):
-        return tf.reduce_sum(tf.cast(selection, tf.int32), axis=-1, keepdims=True)
 
-    def break_ties(passed):
-        """Of those at the threshold, lets in as many as fit: NaN before +inf, then by lowest index."""
-        above = scores > threshold
-        first = is_nan & ~above
-        second = passed & ~above & ~first
-        room = k - count(above)
+def _greatest(scores: tf.Tensor, k: tf.Tensor | int) -> tuple[tf.Tensor, Callable[[], tf.Tensor] | None]:
+    """Returns the k-th greatest number of each row as a column; the greatest where k is 0.
+
+    And, but where nothing knows it, a function of the last index at which `top_k` found that number.
+    """
+    if isinstance(k, int) and k <= 1:
         return (
-            above
-            | (first & (tf.cumsum(tf.cast(first, tf.int32), axis=-1) <= room))
-            | (second & (tf.cumsum(tf.cast(second, tf.int32), axis=-1) <= room - count(first)))
+            tf.raw_ops.Max(input=scores, axis=-1, keep_dims=True),
+            lambda: tf.argmax(scores, axis=-1, output_type=tf.int32)[..., tf.newaxis],
+        )
+    n = scores.shape[-1]
+    if native.in_xla_context() and (not isinstance(k, int) or n is None or n > _LONGEST_XLA_TOP_K):
+        # XLA compiles top_k for one k only, and a sort for all.
+        ordered = tf.sort(scores, axis=-1, direction="DESCENDING")
+        return tf.gather(ordered, tf.maximum(k, 1)[tf.newaxis] - 1, axis=-1), None
+    values, indices = tf.math.top_k(scores, k if isinstance(k, int) else tf.maximum(k, 1), sorted=False)
+    # The minimum, as XLA's fast top_k is lost on a slice of its result.
+    threshold = tf.raw_ops.Min(input=values, axis=-1, keep_dims=True)
+
+    def last():
+        at_threshold = _flush(values) == _flush(threshold)
+        return tf.reduce_max(tf.where(at_threshold, indices, -1), axis=-1, keepdims=True)
+
+    return threshold, last
+
+
+# `tf.raw_ops`, as around a small op that is called eagerly, TensorFlow's Python costs as much as the op.
+
+
+def _count(entries: tf.Tensor) -> tf.Tensor:
+    return tf.raw_ops.Sum(input=tf.raw_ops.Cast(x=entries, DstT=tf.int32), axis=-1, keep_dims=True)
+
+
+def _if(
+    condition: Callable[..., Any],
+    numbers: list[tf.Tensor],
+    then: Callable[[], Any],
+    otherwise: Callable[[], Any],
+) -> tf.Tensor:
+    """Returns `then()` where the condition holds for all numbers, which are few."""
+    if tf.executing_eagerly():
+        # A small op of TensorFlow's takes several times as long as one of NumPy's.
+        return then() if condition(*(each.numpy() for each in numbers)).all() else otherwise()
+    return tf.cond(tf.reduce_all(condition(*numbers)), then, otherwise)
+
+
+def others(x: tf.Tensor, k: tf.Tensor | int, by: str) -> tf.Tensor:
+    """Returns which entries of each row are not among its k greatest, a bool tensor of x's shape."""
+    if not isinstance(k, int):
+        static_k = tf.get_static_value(k)
+        k = k if static_k is None else int(static_k)
+    n = x.shape[-1] if x.shape.rank is not None else None
+    k = _checked_k(k, n, x)
+    if n is None:
+        n = tf.shape(x)[-1]
+    scores = _scores(x, by)
+    threshold, last = _greatest(scores, k)
+    in_xla = native.in_xla_context()
+
+    def is_nonzero(threshold):
+        return abs(threshold) >= _tiny(scores.dtype)
+
+    def by_index():
+        """Of what equals the threshold, takes what top_k took: the first ones, where it heeds the index."""
+        if in_xla:
+            flushed = _flush(scores)
+        else:
+            # Denormals and zeros, which are one number, lie on one side of any other.
+            flushed = _if(is_nonzero, [threshold], lambda: scores, lambda: _flush(scores))
+        cut = _flush(threshold)
+        below = flushed < cut
+        if last is not None:
+            below |= (flushed == cut) & (tf.range(n) > last())
+        return _if(
+            lambda count: count == n - k, [_count(below)], lambda: below, lambda: _by_counting(scores, k)
         )
 
-    passed = scores >= threshold
-    # Without a tie across the threshold, what passed it is the answer, and counting costs little.
-    return tf.cond(tf.reduce_all(count(passed) == k), lambda: passed, lambda: break_ties(passed))
+    if in_xla:  # which makes one loop of it all
+        return by_index()
+    below = scores < threshold
+    return _if(
+        lambda count, threshold: (count == n - k) & is_nonzero(threshold),
+        [_count(below), threshold],
+        lambda: below,
+        by_index,
+    )
 
 
-def _scale(v: tf.Tensor, selected: tf.Tensor, separation: tf.Tensor, suppression: tf.Tensor) -> tf.Tensor:
-    factor = tf.where(selected, separation, suppression)
-    # A factor of zero writes +0 whatever v is; a denormal one is zero, as flush-to-zero has it. The half
-    # types' factors are compared in float32, where a float16 denormal is an ordinary number.
-    tiny = np.finfo(np.float64 if v.dtype == tf.float64 else np.float32).tiny
-    wide = tf.float64 if v.dtype == tf.float64 else tf.float32
+def _by_counting(scores: tf.Tensor, k: tf.Tensor | int) -> tf.Tensor:
+    """Does the work of `others` for whatever rows. The running counts cost more than `top_k`."""
+    is_nan = tf.math.is_nan(scores)
+    # NaN joins the row's greatest number for now: none lies between them, so the threshold stays right. Not
+    # infinity, for which the converter to TFLite would write the greatest finite number.
+    numbers = tf.where(is_nan, tf.zeros_like(scores), _flush(scores))
+    scores = tf.where(is_nan, tf.reduce_max(numbers, axis=-1, keepdims=True), numbers)
+    threshold, _ = _greatest(scores, k)
+    above = scores > threshold
+    first = is_nan & ~above
+    second = (scores == threshold) & ~first
+    room = k - _count(above)
+    # Of those at the threshold, as many as fit: NaN before numbers, then by lowest index.
+    return ~(
+        above
+        | (first & (tf.cumsum(tf.cast(first, tf.int32), axis=-1) <= room))
+        | (second & (tf.cumsum(tf.cast(second, tf.int32), axis=-1) <= room - _count(first)))
+    )
 
-    def is_zero(factor):
-        return tf.abs(tf.cast(factor, wide)) < tiny
 
-    masked = tf.where(selected, is_zero(separation), is_zero(suppression))
-    return tf.where(masked, tf.zeros_like(v), v * factor)
+def _scale(v: tf.Tensor, others: tf.Tensor, separation: Factor, suppression: Factor) -> tf.Tensor:
+    """Multiplies; a factor of zero writes +0 whatever v is, and a denormal one is a zero."""
+    tiny = _tiny(v.dtype)
+
+    def scaled(factor):
+        if isinstance(factor, float):
+            factor = v.dtype.as_numpy_dtype(factor)  # a half type rounds it, maybe to zero
+            if abs(float(factor)) < tiny:
+                return tf.zeros_like(v)
+            return v if factor == 1 else v * factor
+        # In float32 for the half types: a float16 denormal is an ordinary number.
+        is_zero = tf.abs(tf.cast(factor, tf.float64 if v.dtype == tf.float64 else tf.float32)) < tiny
+        return tf.where(is_zero, tf.zeros_like(v), v * factor)
+
+    return tf.raw_ops.SelectV2(condition=others, t=scaled(suppression), e=scaled(separation))
 
 
 def _sum_groups(numbers: tf.Tensor) -> tf.Tensor:
@@ -134,7 +219,7 @@ def _sum(numbers: tf.Tensor) -> tf.Tensor:
     return tf.where(total == 0, tf.zeros_like(total), total)
 
 
-def _sum_selected(u: tf.Tensor, v: tf.Tensor, selected: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+def _sum_selected(u: tf.Tensor, v: tf.Tensor, others: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     product = tf.cast(u, tf.float64) * tf.cast(v, tf.float64)
     zeros = tf.zeros_like(product)
 
@@ -143,64 +228,67 @@ def _sum_selected(u: tf.Tensor, v: tf.Tensor, selected: tf.Tensor) -> tuple[tf.T
         return tf.cast(tf.cast(total, tf.float32), u.dtype) if u.dtype != tf.float64 else total
 
     return (
-        round_once(_sum(tf.where(selected, product, zeros))),
-        round_once(_sum(tf.where(selected, zeros, product))),
+        round_once(_sum(tf.where(others, zeros, product))),
+        round_once(_sum(tf.where(others, product, zeros))),
     )
 
 
-def scale_selected(
-    v: tf.Tensor,
-    selected: tf.Tensor,
-    separation: tf.Tensor,
-    suppression: tf.Tensor,
-    factor_gradients: bool,
-) -> tf.Tensor:
-    """Multiplies the selected entries by `separation` and the others by `suppression`."""
+def scale_selected(v: tf.Tensor, others: tf.Tensor, separation: Factor, suppression: Factor) -> tf.Tensor:
+    """Multiplies the selected entries by `separation` and the others by `suppression`.
 
-    @tf.custom_gradient
-    def of_v(v):
-        def gradient(d_out):
-            return scale_selected(d_out, selected, separation, suppression, factor_gradients)
+    Gradients by factors are defined where these are tensors.
+    """
+    if isinstance(separation, float) and isinstance(suppression, float):
+        # A gradient that nobody can ask for, or that TensorFlow's own does right.
+        if (
+            not record.could_possibly_record()
+            if tf.executing_eagerly()
+            else (separation, suppression) == (1, 0)
+        ):
+            return _scale(v, others, separation, suppression)
 
-        return _scale(v, selected, separation, suppression), gradient
+        @tf.custom_gradient
+        def of_v(v):
+            def gradient(d_out):
+                return scale_selected(d_out, others, separation, suppression)
+
+            return _scale(v, others, separation, suppression), gradient
+
+        return of_v(v)
 
     @tf.custom_gradient
     def of_v_and_factors(v, separation, suppression):
         def gradient(d_out):
             return (
-                scale_selected(d_out, selected, separation, suppression, factor_gradients),
-                *sum_selected(d_out, v, selected),
+                scale_selected(d_out, others, separation, suppression),
+                *sum_selected(d_out, v, others),
             )
 
-        return _scale(v, selected, separation, suppression), gradient
+        return _scale(v, others, separation, suppression), gradient
 
-    return of_v_and_factors(v, separation, suppression) if factor_gradients else of_v(v)
+    return of_v_and_factors(
+        v, tf.convert_to_tensor(separation, v.dtype), tf.convert_to_tensor(suppression, v.dtype)
+    )
 
 
-def sum_selected(u: tf.Tensor, v: tf.Tensor, selected: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+def sum_selected(u: tf.Tensor, v: tf.Tensor, others: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """Sums u * v over the selected entries and over the others."""
 
     @tf.custom_gradient
     def of_u_and_v(u, v):
         def gradient(d_selected_sum, d_others_sum):
             return (
-                scale_selected(v, selected, d_selected_sum, d_others_sum, True),
-                scale_selected(u, selected, d_selected_sum, d_others_sum, True),
+                scale_selected(v, others, d_selected_sum, d_others_sum),
+                scale_selected(u, others, d_selected_sum, d_others_sum),
             )
 
-        return _sum_selected(u, v, selected), gradient
+        return _sum_selected(u, v, others), gradient
 
     return of_u_and_v(u, v)
 
 
-def separate(
-    x: tf.Tensor,
-    k: tf.Tensor,
-    separation: tf.Tensor,
-    suppression: tf.Tensor,
-    by: str,
-    factor_gradients: bool,
-) -> tf.Tensor:
+def separate(x: tf.Tensor, k: tf.Tensor | int, separation: Factor, suppression: Factor, by: str) -> tf.Tensor:
     """Computes `separationfactor.separate` for rows along the last axis."""
-    selected = select(tf.stop_gradient(x), k, by)
-    return scale_selected(x, selected, separation, suppression, factor_gradients)
+    with record.stop_recording():
+        masked = others(x, k, by)
+    return scale_selected(x, masked, separation, suppression)
