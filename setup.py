@@ -162,6 +162,7 @@ setup(
     version=VERSION,
     package_dir={"": "python"},
     packages=["separationfactor", "separationfactor.models"],
+    py_modules=["separationfactor_command"],
     ext_modules=[Extension("separationfactor_core", [], depends=SOURCES)] if NATIVE else [],
     cmdclass={"build_ext": CMakeBuild},
     # setuptools reports these as build requirements, so an isolated build gets them installed.
