@@ -170,6 +170,8 @@ setup(
     extras_require={
         "cpu": [f"tensorflow-cpu=={TENSORFLOW}.*"],
         "gpu": [f"tensorflow[and-cuda]=={TENSORFLOW}.*"],
+        # What Keras exports to ONNX with, and what runs it.
+        "onnx": ["tf2onnx>=1.16", "onnx", "onnxruntime"],
         # Rivals of `separationfactor benchmark`.
         "benchmark": ["torch", "jax"],
         # The formatters are pinned, as each version formats a little differently.

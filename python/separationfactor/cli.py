@@ -13,7 +13,17 @@ import rich.progress
 from click.core import ParameterSource
 from rich.table import Table
 
-from separationfactor import __version__, benchmark, data, evaluation, figures, native, runs, studies
+from separationfactor import (
+    __version__,
+    benchmark,
+    data,
+    evaluation,
+    export,
+    figures,
+    native,
+    runs,
+    studies,
+)
 from separationfactor import factors as known_factors
 
 
@@ -24,7 +34,7 @@ def _reports_errors(command):
     def wrapped(*args, **kwargs):
         try:
             return command(*args, **kwargs)
-        except (data.DatasetError, runs.RunError, studies.StudyError) as error:
+        except (data.DatasetError, export.ExportError, runs.RunError, studies.StudyError) as error:
             raise click.ClickException(str(error)) from error
 
     return wrapped
@@ -139,6 +149,34 @@ def traverse(run, label, to, output):
     path = output or run.folder / name
     runs.save_figure(figure, path)
     rich.get_console().print(f"drew {path}", soft_wrap=True)
+
+
+@main.command("export")
+@_run_folder()
+@click.option(
+    "--format",
+    required=True,
+    type=click.Choice(export.FORMATS),
+    help="A folder for TensorFlow, a file of TFLite's built-in ops, or a folder of ONNX files.",
+    show_default=False,
+)
+@click.option(
+    "--output", type=click.Path(path_type=Path), help="What is written  [default: in RUN, by its format]"
+)
+@_reports_errors
+def export_run(run, format, output):
+    """Writes the model of RUN for runtimes that do not have this package.
+
+    The functions are classify(images), encode(images, labels), decode(z, labels), reconstruct(images) and
+    swap(images, labels): signatures of a SavedModel or a TFLite file, and a file each for ONNX.
+    """
+    run = runs.Run(run)
+    model = run.model()
+    path = output or run.folder / ("model.tflite" if format == "tflite" else format)
+    console = rich.get_console()
+    with console.status(f"converting the model of {run}"):
+        export.export(model, path, format)
+    console.print(f"wrote {path}", soft_wrap=True)
 
 
 @main.command()

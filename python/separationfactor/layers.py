@@ -6,7 +6,7 @@ import tensorflow as tf
 from separationfactor import arguments, native, ops
 
 
-class _SelectingLayer(keras.layers.Layer):
+class SelectingLayer(keras.layers.Layer):
     """What the layers share: the axis, the score, the implementation, and checks of the input."""
 
     def __init__(self, *, axis, by, implementation, **kwargs):
@@ -18,11 +18,15 @@ class _SelectingLayer(keras.layers.Layer):
             )
         self.axis = arguments.integer("axis", axis, "an integer")
         self.by = arguments.one_of("by", by, ops.SCORES)
-        self.implementation = arguments.one_of("implementation", implementation, native.IMPLEMENTATIONS)
+        self.use(arguments.one_of("implementation", implementation, native.IMPLEMENTATIONS))
         self.input_spec = keras.layers.InputSpec(min_ndim=1)
         self.supports_masking = True
-        self.supports_jit = native.supports_jit(implementation)
         self._axis_size = None
+
+    def use(self, implementation):
+        """Changes the implementation; functions that were traced before keep the former."""
+        self.implementation = implementation
+        self.supports_jit = native.supports_jit(implementation)
 
     def build(self, input_shape):
         rank = len(input_shape)
@@ -86,7 +90,7 @@ class _SelectingLayer(keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable(package="separationfactor")
-class SeparationFactor(_SelectingLayer):
+class SeparationFactor(SelectingLayer):
     """Multiplies the `k` greatest entries along an axis by one factor, the others by another.
 
     Formula:
@@ -198,7 +202,7 @@ class SeparationFactor(_SelectingLayer):
 
 
 @keras.saving.register_keras_serializable(package="separationfactor")
-class KSparse(_SelectingLayer):
+class KSparse(SelectingLayer):
     """Keeps the `k` greatest entries along an axis and sets all others to zero.
 
     This is the activation of the [k-sparse autoencoder](https://arxiv.org/abs/1312.5663) and the

@@ -8,6 +8,7 @@ import dataclasses
 import json
 import os
 import platform
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -71,14 +72,20 @@ class Options:
 
 @contextlib.contextmanager
 def written_at_once(path: str | Path) -> Iterator[Path]:
-    """Yields a temporary path beside `path`, which takes its place once the block ends without an error."""
+    """Yields a temporary path beside `path`, which takes its place once the block ends without an error.
+
+    It becomes a file, or a folder where there is none yet.
+    """
     path = Path(path)
     temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
     try:
         yield temporary
         os.replace(temporary, path)
     finally:
-        temporary.unlink(missing_ok=True)
+        if temporary.is_dir():
+            shutil.rmtree(temporary)
+        else:
+            temporary.unlink(missing_ok=True)
 
 
 def save_figure(figure: Figure, path: str | Path) -> None:

@@ -1,0 +1,174 @@
+"""Copies of models made of TensorFlow's own ops."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+import warnings
+
+import keras
+
+from separationfactor.layers import SelectingLayer
+
+
+def portable(model: keras.Model) -> keras.Model:
+    """Returns a copy of a model in which TensorFlow's own ops do the work of the compiled one.
+
+    The copy computes the same bits. What is exported from it, as by `portable(model).export(path)`, loads
+    where this package is not installed, and converts to TFLite with built-in ops alone and to ONNX.
+
+    Every `SeparationFactor` and `KSparse` layer gets `implementation="tf"`, however deep it lies in nested,
+    functional, sequential and subclassed models and in wrappers. A layer that is shared within functional
+    models, nested ones included, stays shared. Weights are kept, and with them trained factors and the
+    current `k`. The copy is compiled as the model is, with a new state of the optimizer. A model whose own
+    code calls `separationfactor.separate` tells it there which implementation to use.
+
+    Functional and sequential models are rebuilt from their layers, all others from `get_config()` or, where
+    they have none, from their attributes. No class needs to be registered.
+
+    Example:
+    >>> model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(20), KSparse(3)])
+    >>> portable(model).layers[-1].implementation
+    'tf'
+
+    Args:
+        model: A `keras.Model`. It is left as it is.
+
+    Returns:
+        A `keras.Model`.
+
+    Raises:
+        ValueError: If `model` is no Keras model, or cannot be rebuilt.
+    """
+    if not isinstance(model, keras.Model):
+        raise ValueError(
+            f"Argument `model` must be a Keras model. Received: model={model} (of type {type(model)})"
+        )
+    layers = model._flatten_layers()
+    classes = {type(layer) for layer in layers if not type(layer).__module__.startswith("keras.")}
+    with keras.saving.custom_object_scope({each.__name__: each for each in classes}):
+        try:
+            with _uncompiled(layers):
+                copy = _clone(model, {})
+            _copy_state(model, copy, set())
+        except Exception as error:
+            raise ValueError(
+                f"Argument `model` must be a model that can be rebuilt. {type(model).__name__} "
+                f"'{model.name}' cannot: {error}\nA subclassed model needs a `get_config()` that returns "
+                "what its constructor takes, or none, and a `build()` that makes its weights."
+            ) from error
+        for layer in copy._flatten_layers():
+            if isinstance(layer, SelectingLayer):
+                layer.use("tf")
+        if model.compiled:
+            _compile_alike(model, copy)
+    return copy
+
+
+@contextlib.contextmanager
+def _uncompiled(layers):
+    """Has models cloned without what they were compiled with, which need not be serializable."""
+    compiled = [layer for layer in layers if isinstance(layer, keras.Model) and layer.compiled]
+    try:
+        for model in compiled:
+            model.compiled = False
+        yield
+    finally:
+        for model in compiled:
+            model.compiled = True
+
+
+def _clone(layer, clones):
+    """Returns a layer, model or operation with the same configuration; the same one for the same one."""
+    if id(layer) not in clones:
+        if isinstance(layer, keras.Sequential) or _is_functional(layer):
+            clone = keras.models.clone_model(layer, clone_function=lambda inner: _clone(inner, clones))
+        elif isinstance(layer, keras.layers.Lambda):
+            # Its configuration holds bytecode, which has lost the names that it refers to.
+            config = keras.layers.Layer.get_config(layer)
+            clone = keras.layers.Lambda(
+                layer.function, layer._output_shape, layer.mask, layer.arguments, **config
+            )
+        else:
+            try:
+                config = layer.get_config()
+            except NotImplementedError:  # a subclass without one
+                clone = _clone_by_attributes(layer, clones)
+            else:
+                clone = type(layer).from_config(config)
+        clones[id(layer)] = clone
+    return clones[id(layer)]
+
+
+def _clone_by_attributes(layer, clones):
+    """Returns one of the same class, whose attributes hold clones of the layers and weights."""
+
+    def clone_value(value):
+        if isinstance(value, keras.layers.Layer):
+            return _clone(value, clones)
+        if isinstance(value, keras.Variable):
+            return keras.Variable(value, dtype=value.dtype, trainable=value.trainable, name=value.name)
+        if isinstance(value, (keras.metrics.Metric, keras.random.SeedGenerator)):
+            return type(value).from_config(value.get_config())
+        if isinstance(value, dict):
+            return {key: clone_value(each) for key, each in value.items()}
+        for container in (list, set):  # Keras has subclasses of its own of these, and of dict
+            if isinstance(value, container):
+                return container(clone_value(each) for each in value)
+        return tuple(clone_value(each) for each in value) if type(value) is tuple else value
+
+    base, plain = keras.layers.Layer, keras.layers.Layer()
+    if isinstance(layer, keras.Model):
+        base, plain = keras.Model, keras.Model()
+        plain.compile("sgd", "mse")
+    clone = type(layer).__new__(type(layer))
+    base.__init__(clone, name=layer.name, dtype=layer.dtype_policy)
+    for name, value in vars(layer).items():
+        # What Keras and TensorFlow keep in an object of theirs, they keep in the clone as well.
+        if name not in vars(plain) and name != "history" and not name.startswith("_self_"):
+            setattr(clone, name, clone_value(value))
+    clone.built = layer.built
+    return clone
+
+
+def _is_functional(layer):
+    return isinstance(layer, keras.Model) and hasattr(layer, "_run_through_graph")
+
+
+def _copy_state(source, target, done):
+    """Builds `target` and the layers in it as `source` is built, and gives them its state."""
+    if id(source) in done:
+        return
+    done.add(id(source))
+    if source.built and not target.built:
+        target.build_from_config(source.get_build_config())
+        target.built = True
+    target.trainable = source.trainable
+    # Keras exports only what it knows the shapes of and, to ONNX, what was called once.
+    target._build_shapes_dict, target._called = source._build_shapes_dict, source._called
+    state = {}
+    source.save_own_variables(state)
+    target.load_own_variables(state)
+    if hasattr(source, "save_assets"):  # a vocabulary, say
+        with tempfile.TemporaryDirectory() as folder:
+            source.save_assets(folder)
+            target.load_assets(folder)
+    inner = [layer._flatten_layers(include_self=False, recursive=False) for layer in (source, target)]
+    if [type(layer) for layer in inner[0]] != [type(layer) for layer in inner[1]]:
+        raise ValueError(
+            f"'{source.name}' was made with the layers {[layer.name for layer in inner[1]]} in place of "
+            f"{[layer.name for layer in inner[0]]}."
+        )
+    for pair in zip(*inner, strict=True):
+        _copy_state(*pair, done)
+
+
+def _compile_alike(model, copy):
+    try:
+        copy.compile_from_config(model.get_compile_config())
+    except Exception as error:
+        warnings.warn(
+            f"The portable copy of model '{model.name}' is not compiled, as Keras cannot rebuild what the "
+            f"model was compiled with: {error}",
+            stacklevel=3,
+        )
