@@ -148,6 +148,19 @@ def test_k_out_of_range(shape, k):
 
 
 @needs_xla
+def test_rows_whose_number_is_known_at_run_time_alone():
+    """A size within a bound, which is what XLA makes of the number of rows that pass a filter."""
+
+    @compiled
+    def f(x):
+        kept = tf.boolean_mask(x, x[:, 0] > 0)
+        return tf.reduce_sum(sf.separate(kept, 2, 2.0, 0.5), axis=0)
+
+    x = np.random.default_rng(0).integers(-8, 8, (9, 5)).astype(np.float32)
+    np.testing.assert_array_equal(f(x), oracle.separate(x[x[:, 0] > 0], 2, 2.0, 0.5).sum(0))
+
+
+@needs_xla
 def test_within_loops_and_branches():
     @compiled
     def f(x, repetitions):

@@ -9,10 +9,12 @@
 #include "absl/status/statusor.h"
 #include "tensorflow/arguments.h"
 #include "tensorflow/compiler/tf2xla/shape_util.h"
+#include "tensorflow/compiler/tf2xla/xla_helpers.h"
 #include "tensorflow/compiler/tf2xla/xla_op_kernel.h"
 #include "tensorflow/compiler/tf2xla/xla_op_registry.h"
 #include "tensorflow/core/framework/op_kernel.h"
 #include "tensorflow/core/framework/tensor_shape.h"
+#include "tensorflow/core/framework/types.h"
 #include "tensorflow/xla_handlers.h"
 #include "xla/hlo/builder/xla_builder.h"
 #include "xla/shape.h"
@@ -26,44 +28,85 @@ using ::tensorflow::TensorShape;
 using ::tensorflow::XlaOpKernel;
 using ::tensorflow::XlaOpKernelContext;
 
-absl::Status ShapeOf(XlaOpKernelContext* context, int input, TensorShape* shape) {
-  const absl::StatusOr<xla::Shape> xla_shape = context->InputXlaShape(input);
-  TF_RETURN_IF_ERROR(xla_shape.status());
-  return ::tensorflow::XLAShapeToTensorShape(*xla_shape, shape);
-}
-
-// XLA's name of a dense tensor in row-major order.
+// Names a dense tensor in row-major order.
 xla::Shape RowMajor(xla::PrimitiveType dtype, const TensorShape& shape) {
   return xla::ShapeUtil::MakeShapeWithDescendingLayout(dtype, shape.dim_sizes());
 }
 
-// Calls a handler on the op's inputs; sets the op's outputs, which have the given shapes.
-void CallHandler(XlaOpKernelContext* context, const char* name, const std::vector<xla::Shape>& outputs,
-                 const std::string& attributes = "", bool has_side_effect = false) {
-  std::vector<xla::XlaOp> operands;
-  std::vector<xla::Shape> shapes;
-  for (int input = 0; input < context->num_inputs(); ++input) {
-    TensorShape shape;
-    OP_REQUIRES_OK(context, ShapeOf(context, input, &shape));
-    operands.push_back(context->Input(input));
-    shapes.push_back(RowMajor(context->input_xla_type(input), shape));
-  }
-  const xla::XlaOp results = xla::CustomCallWithLayout(
-      context->builder(), name, operands, xla::ShapeUtil::MakeTupleShape(outputs), shapes, attributes, has_side_effect,
-      /*output_operand_aliasing=*/{}, /*literal=*/nullptr, xla::CustomCallSchedule::SCHEDULE_NONE,
-      xla::CustomCallApiVersion::API_VERSION_TYPED_FFI);
-  for (int output = 0; output < context->num_outputs(); ++output) {
-    context->SetOutput(output, xla::GetTupleElement(results, output));
-  }
-}
+// An input of the op. Sizes that XLA knows at run time alone, such as how many rows passed a filter, have a bound
+// that it makes room for: a handler works on the whole room, as rows do not depend on one another.
+struct Operand {
+  xla::XlaOp op;
+  xla::PrimitiveType dtype;
+  TensorShape shape;  // with bounds for sizes
+  std::vector<int64_t> bounded_axes;
 
-absl::Status CheckScalars(XlaOpKernelContext* context, int first, const std::vector<const char*>& names) {
-  for (int i = 0; i < static_cast<int>(names.size()); ++i) {
-    TensorShape shape;
-    TF_RETURN_IF_ERROR(ShapeOf(context, first + i, &shape));
-    TF_RETURN_IF_ERROR(CheckScalar(names[i], shape));
+  // The tensor and all its room; what is beyond the sizes may be anything.
+  xla::XlaOp Room() const {
+    xla::XlaOp room = op;
+    for (const int64_t axis : bounded_axes) room = xla::RemoveDynamicDimension(room, axis);
+    return room;
+  }
+
+  // The same, with zeros beyond the sizes.
+  xla::XlaOp RoomWithZeros(::tensorflow::DataType type) const {
+    xla::XlaBuilder* builder = op.builder();
+    const xla::XlaOp zeros = xla::Broadcast(::tensorflow::XlaHelpers::Zero(builder, type), shape.dim_sizes());
+    xla::XlaOp room = Room();
+    for (const int64_t axis : bounded_axes) {
+      const xla::XlaOp index = xla::Iota(builder, RowMajor(xla::S32, shape), axis);
+      room = xla::Select(xla::Lt(index, xla::GetDimensionSize(op, axis)), room, zeros);
+    }
+    return room;
+  }
+
+  // Gives a tensor that has the same room the same sizes.
+  xla::XlaOp Resize(xla::XlaOp room) const {
+    for (const int64_t axis : bounded_axes) {
+      room = xla::SetDimensionSize(room, xla::GetDimensionSize(op, axis), axis);
+    }
+    return room;
+  }
+};
+
+absl::Status ReadOperands(XlaOpKernelContext* context, std::vector<Operand>* operands) {
+  for (int input = 0; input < context->num_inputs(); ++input) {
+    const absl::StatusOr<xla::Shape> shape = context->InputXlaShape(input);
+    TF_RETURN_IF_ERROR(shape.status());
+    Operand operand{context->Input(input), shape->element_type()};
+    TF_RETURN_IF_ERROR(::tensorflow::XLAShapeToTensorShape(*shape, &operand.shape));
+    for (int axis = 0; axis < operand.shape.dims(); ++axis) {
+      if (shape->is_dynamic_dimension(axis)) operand.bounded_axes.push_back(axis);
+    }
+    operands->push_back(std::move(operand));
   }
   return absl::OkStatus();
+}
+
+absl::Status CheckRows(const char* name, const Operand& operand) {
+  TF_RETURN_IF_ERROR(separationfactor::CheckRows(name, operand.shape));
+  const std::vector<int64_t>& axes = operand.bounded_axes;
+  if (axes.empty() || axes.back() != operand.shape.dims() - 1) return absl::OkStatus();
+  return InvalidArgument("rows of ", name, " must have a length that is known when XLA compiles");
+}
+
+// Calls a handler on the operands in their whole room; returns its results, which have the given shapes.
+std::vector<xla::XlaOp> CallHandler(const char* name, const std::vector<Operand>& operands,
+                                    const std::vector<xla::Shape>& results, const std::string& attributes = "",
+                                    bool has_side_effect = false) {
+  std::vector<xla::XlaOp> ops;
+  std::vector<xla::Shape> shapes;
+  for (const Operand& operand : operands) {
+    ops.push_back(operand.Room());
+    shapes.push_back(RowMajor(operand.dtype, operand.shape));
+  }
+  const xla::XlaOp call = xla::CustomCallWithLayout(
+      ops[0].builder(), name, ops, xla::ShapeUtil::MakeTupleShape(results), shapes, attributes, has_side_effect,
+      /*output_operand_aliasing=*/{}, /*literal=*/nullptr, xla::CustomCallSchedule::SCHEDULE_NONE,
+      xla::CustomCallApiVersion::API_VERSION_TYPED_FFI);
+  std::vector<xla::XlaOp> elements;
+  for (size_t i = 0; i < results.size(); ++i) elements.push_back(xla::GetTupleElement(call, i));
+  return elements;
 }
 
 class SeparateXlaOp : public XlaOpKernel {
@@ -75,14 +118,19 @@ class SeparateXlaOp : public XlaOpKernel {
   }
 
   void Compile(XlaOpKernelContext* context) override {
-    TensorShape x;
-    OP_REQUIRES_OK(context, ShapeOf(context, 0, &x));
+    std::vector<Operand> operands;
+    OP_REQUIRES_OK(context, ReadOperands(context, &operands));
+    const Operand& x = operands[0];
     OP_REQUIRES_OK(context, CheckRows("x", x));
-    OP_REQUIRES_OK(context, CheckScalars(context, 1, {"k", "separation", "suppression"}));
-    // XLA leaves out a call without effects whose results are empty, and so would a check of k.
-    CallHandler(context, kSeparateHandler,
-                {RowMajor(context->input_xla_type(0), x), RowMajor(xla::U8, BitmaskShape(x))}, attributes_,
-                /*has_side_effect=*/x.num_elements() == 0);
+    OP_REQUIRES_OK(context, CheckScalar("k", operands[1].shape));
+    OP_REQUIRES_OK(context, CheckScalar("separation", operands[2].shape));
+    OP_REQUIRES_OK(context, CheckScalar("suppression", operands[3].shape));
+    // XLA leaves out a call without effects whose results are empty, and with it a check of k.
+    const auto results =
+        CallHandler(kSeparateHandler, operands, {RowMajor(x.dtype, x.shape), RowMajor(xla::U8, BitmaskShape(x.shape))},
+                    attributes_, /*has_side_effect=*/x.shape.num_elements() == 0);
+    context->SetOutput(0, x.Resize(results[0]));
+    context->SetOutput(1, x.Resize(results[1]));
   }
 
  private:
@@ -94,13 +142,15 @@ class ScaleSelectedXlaOp : public XlaOpKernel {
   using XlaOpKernel::XlaOpKernel;
 
   void Compile(XlaOpKernelContext* context) override {
-    TensorShape v, selected;
-    OP_REQUIRES_OK(context, ShapeOf(context, 0, &v));
-    OP_REQUIRES_OK(context, ShapeOf(context, 1, &selected));
+    std::vector<Operand> operands;
+    OP_REQUIRES_OK(context, ReadOperands(context, &operands));
+    const Operand& v = operands[0];
     OP_REQUIRES_OK(context, CheckRows("v", v));
-    OP_REQUIRES_OK(context, CheckBitmask(v, selected));
-    OP_REQUIRES_OK(context, CheckScalars(context, 2, {"separation", "suppression"}));
-    CallHandler(context, kScaleSelectedHandler, {RowMajor(context->input_xla_type(0), v)});
+    OP_REQUIRES_OK(context, CheckBitmask(v.shape, operands[1].shape));
+    OP_REQUIRES_OK(context, CheckScalar("separation", operands[2].shape));
+    OP_REQUIRES_OK(context, CheckScalar("suppression", operands[3].shape));
+    const auto results = CallHandler(kScaleSelectedHandler, operands, {RowMajor(v.dtype, v.shape)});
+    context->SetOutput(0, v.Resize(results[0]));
   }
 };
 
@@ -109,15 +159,21 @@ class SumSelectedXlaOp : public XlaOpKernel {
   using XlaOpKernel::XlaOpKernel;
 
   void Compile(XlaOpKernelContext* context) override {
-    TensorShape u, v, selected;
-    OP_REQUIRES_OK(context, ShapeOf(context, 0, &u));
-    OP_REQUIRES_OK(context, ShapeOf(context, 1, &v));
-    OP_REQUIRES_OK(context, ShapeOf(context, 2, &selected));
+    std::vector<Operand> operands;
+    OP_REQUIRES_OK(context, ReadOperands(context, &operands));
+    Operand& u = operands[0];
+    Operand& v = operands[1];
     OP_REQUIRES_OK(context, CheckRows("u", u));
-    OP_REQUIRES_OK(context, CheckSameShape(u, v));
-    OP_REQUIRES_OK(context, CheckBitmask(u, selected));
-    const xla::Shape scalar = RowMajor(context->input_xla_type(0), TensorShape({}));
-    CallHandler(context, kSumSelectedHandler, {scalar, scalar});
+    OP_REQUIRES_OK(context, CheckSameShape(u.shape, v.shape));
+    OP_REQUIRES_OK(context, CheckBitmask(u.shape, operands[2].shape));
+    for (Operand* rows : {&u, &v}) {
+      rows->op = rows->RoomWithZeros(context->input_type(0));
+      rows->bounded_axes.clear();
+    }
+    const xla::Shape scalar = RowMajor(u.dtype, TensorShape({}));
+    const auto results = CallHandler(kSumSelectedHandler, operands, {scalar, scalar});
+    context->SetOutput(0, results[0]);
+    context->SetOutput(1, results[1]);
   }
 };
 
