@@ -117,7 +117,12 @@ def is_chief(strategy: tf.distribute.Strategy) -> bool:
 
 def wait_for_all(strategy: tf.distribute.Strategy) -> None:
     """Returns once every worker has called it."""
-    strategy.reduce("SUM", strategy.run(lambda: tf.constant(1.0)), axis=None)
+
+    @tf.function
+    def meet():
+        return strategy.reduce("SUM", strategy.run(lambda: tf.constant(1.0)), axis=None)
+
+    meet()
 
 
 def place_in_batch(rows: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -175,7 +180,8 @@ def fit(
 
     Args:
         model: A compiled and built model, made in the strategy's scope. Its `train_step` takes gradients of
-            a loss that sums up over the replicas to that of the global batch.
+            a loss that sums up over the replicas to that of the global batch. Keras' own losses do where
+            the replicas' pieces are of one size.
         strategy: The strategy.
         batches: The global batches, each a tuple of arrays, in this order; the same on all workers.
         test_batches: Likewise, for validation after each epoch.
@@ -199,14 +205,15 @@ def fit(
         model.optimizer.build(model.trainable_variables)
     train, test = _pieces(batches, strategy), _pieces(test_batches, strategy)
 
-    def each_replica(step: Callable) -> Callable:
-        @tf.function(reduce_retracing=True)
+    def each_replica(step: Callable, pieces: Any) -> Callable:
+        # The signature leaves the sizes of pieces open, so that an odd one traces nothing anew.
+        @tf.function(input_signature=[pieces.element_spec])
         def run(piece):
             strategy.run(step, (piece,))
 
         return run
 
-    train_step, test_step = each_replica(model.train_step), each_replica(model.test_step)
+    train_step, test_step = each_replica(model.train_step, train), each_replica(model.test_step, test)
     progress = keras.callbacks.CallbackList(
         list(callbacks),
         add_progbar=verbose != 0,

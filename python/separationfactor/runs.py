@@ -340,11 +340,12 @@ def train(output: str | Path, *, resume: bool = False, verbose: Any = "auto", **
             verbose=verbose if is_chief else 0,
             callbacks=callbacks,
         )
-    if not is_chief:
-        return None
-    # Pictures are drawn by a model of this process alone.
-    draw(run, model if chosen.strategy == "none" else run.model(), dataset)
-    return run
+    if is_chief:
+        # Pictures are drawn by a model of this process alone.
+        draw(run, model if chosen.strategy == "none" else run.model(), dataset)
+    # No worker leaves, or goes on with the run, before the chief has written all.
+    distribution.wait_for_all(strategy)
+    return run if is_chief else None
 
 
 def _chosen(run: Run, resume: bool, given: dict[str, Any]) -> Options:
