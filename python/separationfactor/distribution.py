@@ -117,11 +117,7 @@ def is_chief(strategy: tf.distribute.Strategy) -> bool:
 
 def wait_for_all(strategy: tf.distribute.Strategy) -> None:
     """Returns once every worker has called it."""
-
-    @tf.function
-    def meet():
-        return strategy.reduce("SUM", strategy.run(lambda: tf.constant(1.0)), axis=None)
-
+    meet = tf.function(lambda: strategy.reduce("SUM", strategy.run(lambda: tf.constant(1.0)), axis=None))
     meet()
 
 
@@ -134,12 +130,10 @@ def place_in_batch(rows: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     replica = tf.distribute.get_replica_context()
     if replica.num_replicas_in_sync == 1:
         return tf.constant(0), rows
-    mine = tf.one_hot(replica.replica_id_in_sync_group, replica.num_replicas_in_sync) * tf.cast(
-        rows, tf.float32
-    )
+    index = replica.replica_id_in_sync_group
+    mine = tf.one_hot(index, replica.num_replicas_in_sync) * tf.cast(rows, tf.float32)
     of_each = tf.cast(replica.all_reduce("SUM", mine), tf.int32)
-    start = tf.cumsum(of_each, exclusive=True)[replica.replica_id_in_sync_group]
-    return start, tf.reduce_sum(of_each)
+    return tf.cumsum(of_each, exclusive=True)[index], tf.reduce_sum(of_each)
 
 
 def _pieces(batches: keras.utils.PyDataset, strategy: tf.distribute.Strategy) -> Any:
