@@ -12,7 +12,7 @@ from tensorflow.python import pywrap_tfe
 from tensorflow.python.eager import context, record
 from tensorflow.python.framework.ops import EagerTensor
 
-from separationfactor import native, plain
+from separationfactor import native, plain, vectorize
 
 DTYPES = (tf.float32, tf.float64, tf.bfloat16, tf.float16)
 SCORES = ("value", "magnitude")
@@ -67,8 +67,6 @@ def separate(
         ValueError: If x or a factor has a wrong rank, or `axis`, `by` or `implementation` a wrong value.
         tf.errors.InvalidArgumentError: If k is not in [0, n].
         RuntimeError: If "native" is asked for and the compiled op is not available.
-        NotImplementedError: If x is a DTensor, which only "tf" takes. In a `tf.function` TensorFlow says so,
-            in words of its own.
     """
     implementation = native.resolve(implementation)
     if (
@@ -93,12 +91,6 @@ def separate(
         except Exception:
             pass  # what is wrong with an argument, the checks that follow say
     x = tf.convert_to_tensor(x)
-    if implementation == "native" and isinstance(x, EagerTensor) and "CUSTOM" in x.device:
-        # DTensor, a custom device, splits only ops that TensorFlow itself has told it of.
-        raise NotImplementedError(
-            "the compiled op does not take a DTensor; implementation='tf' does. Received: x of shape "
-            f"{x.shape} on {x.device}"
-        )
     if x.dtype not in DTYPES:
         raise TypeError(
             f"`x` must be of dtype float32, float64, bfloat16 or float16. Received: {x.dtype.name}"
@@ -218,6 +210,7 @@ def _scale_on_tape(v, selected, separation, suppression):
 
 
 if native.ops is not None:
+    vectorize.register()
 
     @tf.RegisterGradient("SeparationFactor>Separate")
     def _separate_gradient(op, d_y, _):

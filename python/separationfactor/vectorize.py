@@ -1,0 +1,161 @@
+"""How the compiled ops run on many instances at once: for `tf.vectorized_map`, jacobians and their kind.
+
+TensorFlow vectorizes a loop op by op. An input that differs between the loop's instances is stacked: it has a
+leading axis of them. Rows are independent of one another, so a stack of rows is just more rows, and the op
+itself takes them. Where an instance has a k or factors of its own, or a sum of its own, which are scalars to
+the ops, plain TensorFlow ops compute the same bits.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import tensorflow as tf
+
+from separationfactor import native, plain
+
+try:
+    # Private: without it, TensorFlow runs the ops in a loop and says so.
+    from tensorflow.python.ops.parallel_for.pfor import RegisterPFor, wrap
+except ImportError:
+    RegisterPFor = None
+
+
+def _column(scalars: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:
+    """Gives each instance's scalar the rank of the rows, which it is then broadcast to."""
+    shape = tf.concat([tf.shape(scalars), tf.ones([tf.rank(rows) - 1], tf.int32)], 0)
+    column = tf.reshape(scalars, shape)
+    if rows.shape.rank is not None:
+        column.set_shape([scalars.shape[0]] + [1] * (rows.shape.rank - 1))
+    return column
+
+
+def _unpack(bitmask: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:
+    """Returns the bitmask's selection, a bool tensor of the rows' shape."""
+    bits = tf.bitwise.right_shift(bitmask[..., tf.newaxis], np.arange(8, dtype=np.uint8))
+    bits = tf.reshape(bits & 1, tf.concat([tf.shape(bitmask)[:-1], [8 * tf.shape(bitmask)[-1]]], 0))
+    selected = tf.cast(bits[..., : tf.shape(rows)[-1]], tf.bool)
+    return tf.ensure_shape(selected, rows.shape)
+
+
+def _pack(selected: tf.Tensor) -> tf.Tensor:
+    """Returns the bitmask of a selection."""
+    bits = tf.cast(selected, tf.uint8)
+    padding = tf.reshape(-tf.shape(bits)[-1] % 8, [1, 1]) * [[0, 1]]
+    paddings = tf.concat([tf.zeros([tf.rank(bits) - 1, 2], tf.int32), padding], 0)
+    bits = tf.pad(bits, paddings)
+    bits = tf.reshape(bits, tf.concat([tf.shape(bits)[:-1], [tf.shape(bits)[-1] // 8, 8]], 0))
+    return tf.reduce_sum(tf.bitwise.left_shift(bits, np.arange(8, dtype=np.uint8)), axis=-1)
+
+
+def _select(x: tf.Tensor, k: tf.Tensor, by: str) -> tf.Tensor:
+    """Returns which entries of each row are among its k greatest, with a k for each instance."""
+    shape = tf.shape(x)
+    n = shape[-1]
+    wide = tf.cast(k, tf.int64)
+    check = tf.debugging.Assert(
+        tf.reduce_all((wide >= 0) & (wide <= tf.cast(n, tf.int64))),
+        ["k must be in [0, n]. Received: k =", k, ", n =", n],
+    )
+    with tf.control_dependencies([check]):
+        k = tf.broadcast_to(_column(tf.cast(k, tf.int32), x), tf.concat([shape[:-1], [1]], 0))
+    rows = tf.reshape(x, [tf.reduce_prod(shape[:-1]), n])
+    scores = plain._flush(plain._scores(rows, by))
+    # NaN ties with +inf in the first order, and comes first in the second.
+    is_nan = tf.math.is_nan(rows)
+    scores = tf.where(is_nan, tf.constant(np.inf, scores.dtype), scores)
+    order = tf.argsort(scores, direction="DESCENDING", stable=True)
+    is_nan = tf.cast(tf.gather(is_nan, order, batch_dims=1), tf.float32)
+    order = tf.gather(order, tf.argsort(is_nan, direction="DESCENDING", stable=True), batch_dims=1)
+    rank = tf.reshape(tf.argsort(order), shape)
+    return tf.ensure_shape(rank < k, x.shape)
+
+
+def _scale(v, selected, separation, suppression):
+    """Multiplies as the op does, with factors for each instance."""
+
+    @tf.custom_gradient
+    def scale(v, separation, suppression):
+        def gradient(d_out):
+            return _scale(d_out, selected, separation, suppression), *_sum(d_out, v, selected)
+
+        return plain._scale(v, ~selected, _column(separation, v), _column(suppression, v)), gradient
+
+    return scale(v, separation, suppression)
+
+
+def _sum(u, v, selected):
+    """Sums as the op does, with sums for each instance."""
+
+    @tf.custom_gradient
+    def sums(u, v):
+        def gradient(d_selected_sum, d_others_sum):
+            return (
+                _scale(v, selected, d_selected_sum, d_others_sum),
+                _scale(u, selected, d_selected_sum, d_others_sum),
+            )
+
+        # TensorFlow vectorizes these ops itself.
+        return tf.vectorized_map(lambda each: plain._sum_selected(*each), (u, v, ~selected)), gradient
+
+    return sums(u, v)
+
+
+def _convert_separate(pfor_input):
+    """One op for all instances, or one for the selection and one for the factors."""
+    by = pfor_input.get_attr("by").decode()
+    x, k, separation, suppression = pfor_input.inputs
+    if not (k.is_stacked or separation.is_stacked or suppression.is_stacked):
+        outputs = native.ops.separation_factor_separate(
+            x.t,
+            k.t,
+            separation.t,
+            suppression.t,
+            by=by,
+            factor_gradients=pfor_input.get_attr("factor_gradients"),
+        )
+        return [wrap(output, True) for output in outputs]
+    pfor_input.stack_inputs([0, 2, 3])
+    x, k, separation, suppression = pfor_input.inputs
+    fixed_x = tf.stop_gradient(x.t)
+    if k.is_stacked:
+        selected = _select(fixed_x, k.t, by)
+        bitmask = _pack(selected)
+    else:
+        one = tf.ones([], x.t.dtype)
+        bitmask = native.ops.separation_factor_separate(
+            fixed_x, k.t, one, one, by=by, factor_gradients=False
+        )[1]
+        selected = _unpack(bitmask, x.t)
+    y = _scale(x.t, selected, separation.t, suppression.t)
+    return [wrap(y, True), wrap(bitmask, True)]
+
+
+def _convert_scale_selected(pfor_input):
+    pfor_input.stack_inputs([0, 1])
+    v, selected, separation, suppression = pfor_input.inputs
+    if not (separation.is_stacked or suppression.is_stacked):
+        out = native.ops.separation_factor_scale_selected(
+            v.t,
+            selected.t,
+            separation.t,
+            suppression.t,
+            factor_gradients=pfor_input.get_attr("factor_gradients"),
+        )
+        return wrap(out, True)
+    pfor_input.stack_inputs([2, 3])
+    v, selected, separation, suppression = pfor_input.inputs
+    return wrap(_scale(v.t, _unpack(selected.t, v.t), separation.t, suppression.t), True)
+
+
+def _convert_sum_selected(pfor_input):
+    pfor_input.stack_inputs()
+    u, v, selected = (each.t for each in pfor_input.inputs)
+    return [wrap(each, True) for each in _sum(u, v, _unpack(selected, v))]
+
+
+def register() -> None:
+    """Tells TensorFlow of the conversions, where it takes any."""
+    if RegisterPFor is not None:
+        RegisterPFor("SeparationFactor>Separate")(_convert_separate)
+        RegisterPFor("SeparationFactor>ScaleSelected")(_convert_scale_selected)
+        RegisterPFor("SeparationFactor>SumSelected")(_convert_sum_selected)
