@@ -20,12 +20,22 @@ export MPLBACKEND ?= agg
 SOURCES = setup.py pyproject.toml CMakeLists.txt $(shell find cc python -name '*.py' -o -name '*.cc' -o -name '*.cu' -o -name '*.h')
 CXX_FILES = $(shell find cc tests -name '*.cc' -o -name '*.cu' -o -name '*.h')
 
-.PHONY: demo test lint core-test python-test short-demo develop clean
+# What depends on the versions of TensorFlow and Keras: the ops and the layers in all their uses.
+OLDEST = 2.16
+VERSION_TESTS = ops xla layers callbacks native core_module models
+
+.PHONY: demo test test-oldest lint core-test python-test short-demo develop clean
 
 demo: $(VENV)/installed
 	$(BIN)/separationfactor $(DEMO) --output $(RUN) --resume
 
-test: lint core-test python-test short-demo
+test:
+	@start=$$(date +%s); $(MAKE) lint core-test python-test short-demo && \
+	echo "make test took $$((($$(date +%s) - start) / 60)) minutes"
+
+# The same package on the oldest TensorFlow that is supported. All versions: nox.
+test-oldest:
+	$(MAKE) python-test TENSORFLOW=$(OLDEST) VENV=.venv-$(OLDEST) TESTS="$(VERSION_TESTS:%=tests/test_%.py)"
 
 # The compiled code and the command line together, on few epochs.
 short-demo: $(VENV)/installed
@@ -48,7 +58,7 @@ core-test: $(VENV)/installed
 	$(BIN)/ctest --test-dir build/sanitized --output-on-failure --parallel 2
 
 python-test: $(VENV)/installed
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(TESTS)
 
 # The developer's environment: an editable install, whose compiled code `python setup.py build_ext --inplace`
 # rebuilds, compiling what has changed.
@@ -68,4 +78,4 @@ $(VENV)/installed: $(VENV)/tensorflow $(SOURCES)
 	touch $@
 
 clean:
-	rm -rf build dist $(VENV) python/*.egg-info
+	rm -rf build dist .venv* .nox python/*.egg-info

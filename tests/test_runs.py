@@ -95,6 +95,8 @@ def test_the_config_holds_everything(whole, dataset_path):
         "stop_gradient": False,
         "beta": 1.0,
         "implementation": "auto",
+        "strategy": "none",
+        "devices": None,
     }
     assert config["dataset"]["training_images"] == 100
     assert config["model"] == json.loads(json.dumps(whole.model().get_config()))
@@ -167,10 +169,11 @@ def test_both_implementations_give_the_same_run(whole, dataset_path, tmp_path):
 
 
 def test_each_epoch_has_an_order_of_its_own():
-    batches = runs._Batches(data.load("digits"), 100, seed=1)
+    digits = data.load("digits")
+    batches = runs._Batches(digits.x_train, digits.y_train, 100)
     orders = []
     for epoch in (0, 1, 0):
-        batches.shuffle(epoch)
+        batches.shuffle(1, epoch)
         orders.append(np.concatenate([batches[index][1] for index in range(len(batches))]))
     assert not np.array_equal(orders[0], orders[1])
     np.testing.assert_array_equal(orders[0], orders[2])

@@ -17,6 +17,7 @@ from separationfactor import (
     __version__,
     benchmark,
     data,
+    distribution,
     evaluation,
     export,
     figures,
@@ -34,7 +35,13 @@ def _reports_errors(command):
     def wrapped(*args, **kwargs):
         try:
             return command(*args, **kwargs)
-        except (data.DatasetError, export.ExportError, runs.RunError, studies.StudyError) as error:
+        except (
+            data.DatasetError,
+            distribution.StrategyError,
+            export.ExportError,
+            runs.RunError,
+            studies.StudyError,
+        ) as error:
             raise click.ClickException(str(error)) from error
 
     return wrapped
@@ -93,6 +100,17 @@ def _run_folder():
     "The layer's implementation.",
     type=click.Choice(native.IMPLEMENTATIONS),
 )
+@_option(
+    "--strategy",
+    "Divide each batch among this machine's devices, or among the workers that TF_CONFIG lists, each of "
+    "which runs this command; the first, or the chief, writes the files.",
+    type=click.Choice(distribution.STRATEGIES),
+)
+@_option(
+    "--devices",
+    "How many devices: GPUs or, without any, parts of the CPU.  [default: all GPUs, or 2]",
+    type=click.IntRange(1),
+)
 @click.option(
     "--output", required=True, type=click.Path(path_type=Path), help="The run's folder.", show_default=False
 )
@@ -115,6 +133,8 @@ def train(context, output, resume, **options):
         run = runs.train(output, resume=resume, verbose=1 if console.is_terminal else 2, **given)
     except KeyboardInterrupt:
         raise click.ClickException(f"interrupted; --resume --output {output} continues the run") from None
+    if run is None:
+        return  # the chief tells of it
 
     last = {name: values[-1] for name, values in run.history().items()}
     table = Table("", "training", "test", title=f"{output} after {last['epoch']} epochs")

@@ -67,6 +67,8 @@ def separate(
         ValueError: If x or a factor has a wrong rank, or `axis`, `by` or `implementation` a wrong value.
         tf.errors.InvalidArgumentError: If k is not in [0, n].
         RuntimeError: If "native" is asked for and the compiled op is not available.
+        NotImplementedError: If x is a DTensor, which only "tf" takes. In a `tf.function` TensorFlow says so,
+            in words of its own.
     """
     implementation = native.resolve(implementation)
     if (
@@ -91,6 +93,12 @@ def separate(
         except Exception:
             pass  # what is wrong with an argument, the checks that follow say
     x = tf.convert_to_tensor(x)
+    if implementation == "native" and isinstance(x, EagerTensor) and "CUSTOM" in x.device:
+        # DTensor, a custom device, splits only ops that TensorFlow itself has told it of.
+        raise NotImplementedError(
+            "the compiled op does not take a DTensor; implementation='tf' does. Received: x of shape "
+            f"{x.shape} on {x.device}"
+        )
     if x.dtype not in DTYPES:
         raise TypeError(
             f"`x` must be of dtype float32, float64, bfloat16 or float16. Received: {x.dtype.name}"

@@ -18,7 +18,7 @@ import numpy as np
 import tensorflow as tf
 from matplotlib.figure import Figure
 
-from separationfactor import data, figures
+from separationfactor import data, distribution, figures
 from separationfactor.models import ConditionalVAE
 from separationfactor.native import build_info
 
@@ -39,6 +39,8 @@ class Options:
         seed: Seeds the weights, the order of the images and the sampling of z.
         separation, suppression, k, trainable_factors, combine, condition, hard, stop_gradient, beta,
             implementation: As `ConditionalVAE` takes them.
+        strategy, devices: As `separationfactor.distribution.make` takes them. A batch is divided among the
+            devices, or the workers.
     """
 
     dataset: str = "digits"
@@ -56,6 +58,8 @@ class Options:
     stop_gradient: bool = False
     beta: float = 1.0
     implementation: str = "auto"
+    strategy: str = "none"
+    devices: int | None = None
 
     def __post_init__(self):
         if self.dataset not in data.NAMES:
@@ -199,7 +203,12 @@ class Run:
             )
         return dataset
 
-    def _start(self, options: Options, dataset: data.Dataset, model: ConditionalVAE) -> None:
+    def _start_or_continue(self, options: Options, dataset: data.Dataset, model: ConditionalVAE) -> None:
+        if self.exists():
+            if options != self.options():
+                self._write_config({**self.config(), "options": dataclasses.asdict(options)})
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
         config = {
             "options": dataclasses.asdict(options),
             "dataset": {
@@ -221,16 +230,16 @@ class Run:
 
 
 class _Batches(keras.utils.PyDataset):
-    """The training images in an order that depends on the seed and the epoch alone."""
+    """Images and their labels, in batches."""
 
-    def __init__(self, dataset: data.Dataset, batch_size: int, seed: int):
+    def __init__(self, images: np.ndarray, labels: np.ndarray, batch_size: int):
         super().__init__()
-        self._images, self._labels = dataset.x_train, dataset.y_train
-        self._batch_size, self._seed = batch_size, seed
-        self.shuffle(0)
+        self._images, self._labels, self._batch_size = images, labels, batch_size
+        self._order = np.arange(len(labels))
 
-    def shuffle(self, epoch: int) -> None:
-        self._order = np.random.default_rng((self._seed, epoch)).permutation(len(self._labels))
+    def shuffle(self, seed: int, epoch: int) -> None:
+        """Puts the images in an order that depends on the seed and the epoch alone."""
+        self._order = np.random.default_rng((seed, epoch)).permutation(len(self._labels))
 
     def __len__(self) -> int:
         return -(-len(self._labels) // self._batch_size)
@@ -240,15 +249,23 @@ class _Batches(keras.utils.PyDataset):
         return self._images[batch], self._labels[batch]
 
 
-class _Record(keras.callbacks.Callback):
-    """Shuffles before each epoch; after it writes down its metrics, then the model."""
+class _Shuffle(keras.callbacks.Callback):
+    """Shuffles before each epoch."""
 
-    def __init__(self, run: Run, batches: _Batches, rows: list[dict[str, float]]):
+    def __init__(self, batches: _Batches, seed: int):
         super().__init__()
-        self._run, self._batches, self._rows = run, batches, rows
+        self._batches, self._seed = batches, seed
 
     def on_epoch_begin(self, epoch, logs=None):
-        self._batches.shuffle(epoch)
+        self._batches.shuffle(self._seed, epoch)
+
+
+class _Record(keras.callbacks.Callback):
+    """After each epoch writes down its metrics, then the model."""
+
+    def __init__(self, run: Run, rows: list[dict[str, float]]):
+        super().__init__()
+        self._run, self._rows = run, rows
 
     def on_epoch_end(self, epoch, logs=None):
         self._rows.append({"epoch": epoch + 1, **(logs or {})})
@@ -264,13 +281,16 @@ class _Record(keras.callbacks.Callback):
             self.model.save(temporary)
 
 
-def train(output: str | Path, *, resume: bool = False, verbose: Any = "auto", **options: Any) -> Run:
+def train(output: str | Path, *, resume: bool = False, verbose: Any = "auto", **options: Any) -> Run | None:
     """Trains a `ConditionalVAE` and draws what it has learned.
 
     The folder holds `config.json`, `history.csv`, TensorBoard events, `model.keras` and, in the end, the
     pictures that `draw` makes. Files but the events are written in one step each. A run that was interrupted
     goes on from its last whole epoch to the result it would have had: the seed determines a run, bit for
     bit on one machine's CPU, for which TensorFlow's ops are made deterministic in this process.
+
+    With `strategy="multiworker"` every worker calls it alike, on a folder that all of them see. One of them,
+    the chief, writes the files.
 
     Args:
         output: The run's folder. Unless `resume`, it must be new or empty.
@@ -280,51 +300,62 @@ def train(output: str | Path, *, resume: bool = False, verbose: Any = "auto", **
             more `epochs` make it go on for longer.
 
     Returns:
-        The run.
+        The run, or `None` on a worker that is not the chief.
 
     Raises:
         RunError: If the folder is not as above, or an option's value is none.
         separationfactor.data.DatasetError: If the data set is missing or malformed.
+        separationfactor.distribution.StrategyError: If the devices or workers are not as the strategy needs.
     """
     run = Run(output)
-    if run.exists():
-        if not resume:
-            raise RunError(f"{run}: holds a run already. Continue it (resume), or choose another folder")
-        chosen = _continued(run, options)
-    else:
-        if run.folder.exists() and (not run.folder.is_dir() or any(run.folder.iterdir())):
-            raise RunError(f"{run}: expected a new or empty folder, or a run's to continue")
-        chosen = Options(**options)
-
+    chosen = _chosen(run, resume, options)
     tf.config.experimental.enable_op_determinism()
+    strategy = distribution.make(chosen.strategy, chosen.devices)
+    is_chief = distribution.is_chief(strategy)
     keras.utils.set_random_seed(chosen.seed)
     dataset = run.data() if run.exists() else data.load(chosen.dataset)
-    model = run.model() if run.model_path.exists() else _new_model(chosen, dataset)
-    if not run.exists():
-        run.folder.mkdir(parents=True, exist_ok=True)
-        run._start(chosen, dataset, model)
-    batches = _Batches(dataset, chosen.batch_size, chosen.seed)
-    epoch = int(model.optimizer.iterations) // len(batches)
+    with strategy.scope():
+        model = run.model() if run.model_path.exists() else _new_model(chosen, dataset)
+    # Every worker has seen the folder as it was.
+    distribution.wait_for_all(strategy)
+    if is_chief:
+        run._start_or_continue(chosen, dataset, model)
+
+    batches = _Batches(dataset.x_train, dataset.y_train, chosen.batch_size)
+    epoch = int(model.optimizer.iterations.numpy()) // len(batches)
     if epoch < chosen.epochs:
-        model.fit(
+        callbacks = [_Shuffle(batches, chosen.seed)]
+        if is_chief:
+            callbacks += [
+                keras.callbacks.TensorBoard(run.folder / "tensorboard", write_graph=False),
+                _Record(run, run._history_rows()[:epoch]),
+            ]
+        distribution.fit(
+            model,
+            strategy,
             batches,
-            shuffle=False,  # the batches are shuffled already, and Keras would add an order of its own
-            validation_data=(dataset.x_test, dataset.y_test),
-            validation_batch_size=chosen.batch_size,
+            _Batches(dataset.x_test, dataset.y_test, chosen.batch_size),
             initial_epoch=epoch,
             epochs=chosen.epochs,
-            verbose=verbose,
-            callbacks=[
-                keras.callbacks.TensorBoard(run.folder / "tensorboard", write_graph=False),
-                _Record(run, batches, run._history_rows()[:epoch]),
-            ],
+            verbose=verbose if is_chief else 0,
+            callbacks=callbacks,
         )
-    draw(run, model, dataset)
-    return run
+    if is_chief:
+        # Pictures are drawn by a model of this process alone.
+        draw(run, model if chosen.strategy == "none" else run.model(), dataset)
+    # No worker leaves, or goes on with the run, before the chief has written all.
+    distribution.wait_for_all(strategy)
+    return run if is_chief else None
 
 
-def _continued(run: Run, given: dict[str, Any]) -> Options:
-    """Returns the options of a run that goes on, with as many epochs as are given now."""
+def _chosen(run: Run, resume: bool, given: dict[str, Any]) -> Options:
+    """Returns the options of a run that starts, or that goes on with as many epochs as are given now."""
+    if not run.exists():
+        if run.folder.exists() and (not run.folder.is_dir() or any(run.folder.iterdir())):
+            raise RunError(f"{run}: expected a new or empty folder, or a run's to continue")
+        return Options(**given)
+    if not resume:
+        raise RunError(f"{run}: holds a run already. Continue it (resume), or choose another folder")
     own = run.options()
     longer = dataclasses.replace(own, **given)
     for name in given:
@@ -334,8 +365,6 @@ def _continued(run: Run, given: dict[str, Any]) -> Options:
                 f"{run}: was started with {name}={before}, and is continued with that"
                 f"{' or more' if name == 'epochs' else ''}. Received: {name}={now}"
             )
-    if longer != own:
-        run._write_config({**run.config(), "options": dataclasses.asdict(longer)})
     return longer
 
 

@@ -251,11 +251,15 @@ void TestPaths(const char* dtype) {
   for (int64_t n = 1; n <= 32; ++n) short_lengths.push_back(n);
   CheckPath<T>(dtype, Path::kThread, kCard, short_lengths, {1, 5, 127, 128, 129, 300}, 3, rng);
   CheckPath<T>(dtype, Path::kThread, kSmallest, short_lengths, {127, 128, 129, 300}, 1, rng);
-  const std::vector<int64_t> warp_lengths = {33,  34,  47,  63,  64,  65,  100, 127, 128,  129,  130, 200,
-                                             255, 256, 257, 500, 511, 512, 513, 999, 1000, 1023, 1024};
+  std::vector<int64_t> warp_lengths = {33,  34,  47,  63,  64,  65,  100, 127, 128,  129,  130, 200,
+                                       255, 256, 257, 500, 511, 512, 513, 999, 1000, 1023, 1024};
+  std::vector<int64_t> block_lengths = {1025, 1026, 1031, 1500, 2047, 2048, 2049, 3000, 4095, 4097, 5000};
+  while (warp_lengths.back() > cuda::LongestWarpRow(T::kDType)) {
+    block_lengths.push_back(warp_lengths.back());
+    warp_lengths.pop_back();
+  }
   CheckPath<T>(dtype, Path::kWarp, kCard, warp_lengths, {1, 2, 3, 9, 17, 33}, 5, rng);
   CheckPath<T>(dtype, Path::kWarp, kSmallest, warp_lengths, {9, 33, 70}, 1, rng);
-  const std::vector<int64_t> block_lengths = {1025, 1026, 1031, 1500, 2047, 2048, 2049, 3000, 4095, 4097, 5000};
   CheckPath<T>(dtype, Path::kBlock, kCard, block_lengths, {1, 2, 3}, 4, rng);
   CheckPath<T>(dtype, Path::kBlock, {2, 227 * 1024, 2}, block_lengths, {3, 5}, 1, rng);
   // Of all types, rows of more than 2,000 are too long for 12 KB.
@@ -392,6 +396,8 @@ void TestPlan() {
       {DType::kFloat32, 200, 10, Path::kThread},
       {DType::kFloat32, 65536, 32, Path::kThread},
       {DType::kFloat64, 4096, 33, Path::kWarp},
+      {DType::kFloat64, 4096, 512, Path::kWarp},
+      {DType::kFloat64, 4096, 513, Path::kBlock},
       {DType::kBFloat16, 1024, 1024, Path::kWarp},
       {DType::kFloat32, 1024, 1025, Path::kBlock},
       {DType::kFloat32, 256, 16384, Path::kBlock},

@@ -32,7 +32,8 @@ enum class Path {
 };
 
 constexpr int kLongestThreadRow = 32;
-constexpr int kLongestWarpRow = 1024;
+// A lane has 255 registers at most: room for 32 keys of 32 bits and what they were made of, or for 16 of 64 bits.
+constexpr int64_t LongestWarpRow(DType dtype) { return dtype == DType::kFloat64 ? 512 : 1024; }
 // Fewer rows than half the multiprocessors leave most of the card idle, if they are a block each. Sharing a row
 // takes half a dozen launches more, so it must be long.
 constexpr int kShortestSplitRow = 16384;
@@ -54,7 +55,7 @@ constexpr int64_t BlockPathSharedBytes(DType dtype, int64_t n) {
 // measured: docs/cuda.md says what each was reckoned from.
 inline Path ChoosePath(DType dtype, int64_t rows, int64_t n, const Device& device) {
   if (n <= kLongestThreadRow) return Path::kThread;
-  if (n <= kLongestWarpRow) return Path::kWarp;
+  if (n <= LongestWarpRow(dtype)) return Path::kWarp;
   if (BlockPathSharedBytes(dtype, n) > device.shared_bytes) return Path::kSplit;
   if (n >= kShortestSplitRow && 2 * rows <= device.multiprocessors) return Path::kSplit;
   return Path::kBlock;

@@ -110,8 +110,8 @@ __device__ __forceinline__ void NarrowByCounts(Pointer<const uint32_t> counts, P
   }
   if (lane == kWarp - 1) exchange[warp] = sum_to_here;
   __syncthreads();
-  uint32_t above = sum_to_here - sum;
-  for (int i = 0; i < warp; ++i) above += exchange[i];
+  // Of the warps before as many lanes know the sums.
+  uint32_t above = SumOverLanes(lane < warp ? exchange[lane] : 0u, kWarp) + sum_to_here - sum;
   constexpr int kResult = kMaxBlockThreads / kWarp;
   // One thread finds the cut among its digits.
   if (above < cut.wanted && cut.wanted <= above + sum) {

@@ -121,7 +121,10 @@ class Separator {
       case Path::kWarp: {
         const int lanes = LanesOfRow(n);
         const int64_t rows_a_block = kWarpPathThreads / lanes;
-        const auto kernel = EntriesOfLane(n) == 16 ? SeparateByWarp<T, 16> : SeparateByWarp<T, 32>;
+        auto kernel = SeparateByWarp<T, 16>;
+        if constexpr (LongestWarpRow(T::kDType) > 512) {
+          if (EntriesOfLane(n) == 32) kernel = SeparateByWarp<T, 32>;
+        }
         return Queue("SeparateByWarp", kernel, CeilDiv(args_.rows, rows_a_block), kWarpPathThreads, 0,
                      WarpRowsParams<T>{params_, lanes});
       }

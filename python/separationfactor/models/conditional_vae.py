@@ -6,6 +6,7 @@ import keras
 import tensorflow as tf
 
 from separationfactor import arguments
+from separationfactor.distribution import place_in_batch
 from separationfactor.layers import SeparationFactor
 
 
@@ -152,9 +153,11 @@ class ConditionalVAE(keras.Model):
     def _make_classifier(self):
         images = keras.Input(self.image_shape)
         features = images
+        # Statistics are the global batch's. In one replica Keras computes them in a way that rounds less.
+        replicated = tf.distribute.get_strategy().num_replicas_in_sync > 1
         for filters in (32, 64):
             features = keras.layers.Conv2D(filters, 3, padding="same", use_bias=False)(features)
-            features = keras.layers.BatchNormalization(momentum=0.9)(features)
+            features = keras.layers.BatchNormalization(momentum=0.9, synchronized=replicated)(features)
             features = keras.layers.ReLU()(features)
             features = keras.layers.MaxPooling2D(padding="same")(features)
         features = keras.layers.Flatten()(features)
@@ -234,9 +237,14 @@ class ConditionalVAE(keras.Model):
             raise ValueError(f"Images must be floats in [0, 1]. Received: dtype={images.dtype.name}")
         return tf.cast(images, tf.float32)
 
+    def _noise(self, distribution, shape):
+        """Draws noise for a batch, where each example gets what its place in the global batch gives it."""
+        start, rows = place_in_batch(shape[0])
+        noise = distribution(tf.concat([[rows], shape[1:]], axis=0), seed=self.seed_generator)
+        return noise[start : start + shape[0]]
+
     def _sample(self, mean, log_variance):
-        noise = keras.random.normal(tf.shape(mean), dtype=mean.dtype, seed=self.seed_generator)
-        return mean + tf.exp(0.5 * log_variance) * noise
+        return mean + tf.exp(0.5 * log_variance) * self._noise(keras.random.normal, tf.shape(mean))
 
     def _latent(self, z, class_code):
         """Combines z and S(y) to what the decoder takes."""
@@ -286,7 +294,9 @@ class ConditionalVAE(keras.Model):
         terms["loss"] = tf.reduce_sum(
             tf.stack([terms["reconstruction"], self.beta * terms["kl"], terms["classifier_loss"]]), axis=0
         )
-        return tf.reduce_mean(terms["loss"]), terms
+        # Gradients are summed over replicas.
+        _, rows = place_in_batch(tf.size(terms["loss"]))
+        return tf.reduce_sum(terms["loss"]) / tf.cast(rows, terms["loss"].dtype), terms
 
     def _track(self, terms):
         for name, values in terms.items():
