@@ -7,6 +7,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from scipy.stats import norm
 
 import oracle
 from conftest import needs_native
@@ -51,6 +52,8 @@ OPTIONS = {
     "two classes kept": {"k": 2},
     "beta": {"beta": 4.0},
     "plain": {"implementation": "tf"},
+    "flow": {"posterior": "iaf"},
+    "pixels": {"decoder": "pixelcnn"},
 }
 
 
@@ -67,8 +70,10 @@ def test_the_loss_is_the_formulas(options):
     model = make(**OPTIONS[options])
     images, labels = data()
     x = images.astype(np.float64)
-    # The sample of z that the step will draw.
-    noise = keras.random.normal((24, model.latent_dim), seed=keras.random.SeedGenerator(1)).numpy()
+    # The sample of z that the step will draw, and the noise by which it makes pixels black or white.
+    seeds = keras.random.SeedGenerator(1)
+    noise = keras.random.normal((24, model.latent_dim), seed=seeds).numpy()
+    pixel_noise = keras.random.uniform(images.shape, seed=seeds).numpy()
 
     logits = model.classifier(images, training=False).numpy().astype(np.float64)
     probabilities = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
@@ -76,20 +81,27 @@ def test_the_loss_is_the_formulas(options):
     class_vector = one_hot if model.condition == "label" else probabilities
     if model.hard:
         class_vector = np.eye(3)[probabilities.argmax(-1)]
-    mean, log_variance = (
+    mean, log_variance, *context = (
         each.numpy().astype(np.float64)
         for each in model.encoder([images, class_vector.astype("float32")], training=False)
     )
     z = mean + np.exp(log_variance / 2) * noise
+    kl = 0.5 * (np.exp(log_variance) + mean**2 - 1 - log_variance).sum(-1).mean()
+    if context:
+        log_q = norm.logpdf(z, mean, np.exp(log_variance / 2)).sum(-1)
+        z, log_determinant = (each.numpy() for each in model.flow(z.astype("float32"), *context))
+        kl = (log_q - log_determinant - norm.logpdf(z).sum(-1)).mean()
     separation = OPTIONS[options].get("separation_factor", 10.0)
     suppression = OPTIONS[options].get("suppression_factor", 0.25)
     code = oracle.separate(class_vector, OPTIONS[options].get("k", 1), separation, suppression)
     latent = z + code if model.combine == "add" else np.concatenate([z, code], -1)
-    pixels = sigmoid(model.decoder(latent.astype("float32"), training=False).numpy().astype(np.float64))
+    image_logits = model.decoder(latent.astype("float32"), training=False)
+    if model.pixel_cnn is not None:
+        image_logits = model.pixel_cnn((pixel_noise < images).astype("float32"), image_logits)
+    pixels = sigmoid(image_logits.numpy().astype(np.float64))
 
     # -E log p(x | z, y), targets first: the black and white parts of a grey pixel.
     reconstruction = -(x * np.log(pixels) + (1 - x) * np.log1p(-pixels)).sum((1, 2, 3)).mean()
-    kl = 0.5 * (np.exp(log_variance) + mean**2 - 1 - log_variance).sum(-1).mean()
     classifier_loss = -np.log(probabilities[np.arange(24), labels]).mean()
 
     result = model.evaluate(images, labels, batch_size=24, verbose=0, return_dict=True)
@@ -265,6 +277,22 @@ def test_methods_agree_with_each_other(trained):
     assert decoded.max() <= 1
 
 
+@pytest.mark.parametrize("options", ["flow"])
+def test_the_options_learn_what_the_model_is_for(options):
+    model = make(**OPTIONS[options])
+    fit(model, epochs=60)
+    images, labels = data(50, seed=5)
+    other = (labels + 1) % 3
+    swapped = model.swap(images, other, labels).numpy()
+    assert (brightest_band(swapped) == other).mean() > 0.9
+    assert (brightest_band(model.generate(other, seed=1)) == other).mean() > 0.9
+    # An image is redrawn as the same, whichever others are redrawn with it.
+    np.testing.assert_allclose(model.swap(images[7:8], other[7:8], labels[7:8])[0], swapped[7], atol=1e-5)
+    mean, log_variance = model.encode(images, labels)
+    np.testing.assert_allclose(model.decode(mean, labels), model.reconstruct(images, labels), atol=1e-5)
+    assert log_variance.shape == (50, 3)
+
+
 def test_a_traversal_keeps_the_class_and_moves_one_dimension(trained):
     values = (-2.0, 0.0, 2.0)
     images = trained.traverse([2, 0], values).numpy()
@@ -349,6 +377,8 @@ def test_docstring_example():
         ({"latent_dim": 4}, "`latent_dim` must be at least `num_classes`.*latent_dim=4, num_classes=10"),
         ({"combine": "sum"}, "`combine` must be one of .*'concat'.*combine=sum"),
         ({"condition": "none"}, "`condition` must be one of"),
+        ({"posterior": "normal"}, "`posterior` must be one of .*'iaf'.*posterior=normal"),
+        ({"decoder": "cnn"}, "`decoder` must be one of .*'pixelcnn'.*decoder=cnn"),
         ({"beta": -1}, "`beta` must not be negative"),
         ({"beta": "1"}, "`beta` must be a finite number"),
         ({"seed": 1.5}, "`seed` must be an integer or `None`"),

@@ -94,6 +94,8 @@ def test_the_config_holds_everything(whole, dataset_path):
         "hard": False,
         "stop_gradient": False,
         "beta": 1.0,
+        "posterior": "gaussian",
+        "decoder": "convolutional",
         "implementation": "auto",
         "strategy": "none",
         "devices": None,

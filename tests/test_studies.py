@@ -274,3 +274,23 @@ def test_the_command_names_what_it_cannot_do(tmp_path):
     assert result.exit_code == 1
     assert "separation has no setting nothing" in result.output
     assert "factor=10" in invoke("study", "separation", "--help").output
+
+
+@pytest.mark.parametrize(
+    ("name", "setting", "column", "pictures"),
+    [
+        ("k-sparse", "k=25", "error_percent", ["errors", "filters"]),
+        ("completion", "quadrants=1", "importance_nll", ["completions", "likelihoods"]),
+    ],
+)
+def test_the_other_studies(few_digits, tmp_path, name, setting, column, pictures):
+    output = tmp_path / "study"
+    result = invoke(
+        "study", name, "--quick", "--data", few_digits, "--output", output,
+        "--only", setting, "--seeds", 1, "--jobs", 1,
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    (row,) = rows_of(output / "results.csv")
+    assert row["setting"] == setting
+    assert float(row[column]) > 0
+    assert [path.stem for path in sorted(output.glob("*.png"))] == pictures

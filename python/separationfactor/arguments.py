@@ -3,6 +3,8 @@
 import math
 import operator
 
+import tensorflow as tf
+
 
 def integer(name, value, expected, least=None):
     """Returns `value` as a Python int; a bool is no integer here."""
@@ -33,3 +35,31 @@ def one_of(name, value, allowed):
     if value not in allowed:
         raise ValueError(f"Argument `{name}` must be one of {allowed}. Received: {name}={value}")
     return value
+
+
+def fraction(name, value):
+    number = finite(name, value)
+    if not 0 <= number < 1:
+        raise ValueError(f"Argument `{name}` must be in the range [0, 1). Received: {name}={value}")
+    return number
+
+
+def image_shape(value):
+    """Returns `value`, the height, width and channels of an image, as a tuple."""
+    expected = "three positive integers"
+    shape = tuple(integer("image_shape", size, expected, least=1) for size in value)
+    if len(shape) != 3:
+        raise ValueError(f"Argument `image_shape` must be {expected}. Received: image_shape={value}")
+    return shape
+
+
+def images(value, shape):
+    """Returns a batch of images of a shape as a float32 tensor."""
+    value = tf.convert_to_tensor(value)
+    if not value.shape[1:].is_compatible_with(shape) or value.shape.rank != 4:
+        raise ValueError(
+            f"Images must have shape (batch, {', '.join(map(str, shape))}). Received: shape={value.shape}"
+        )
+    if not value.dtype.is_floating:
+        raise ValueError(f"Images must be floats in [0, 1]. Received: dtype={value.dtype.name}")
+    return tf.cast(value, tf.float32)

@@ -96,6 +96,16 @@ def _run_folder():
 @_option("--stop-gradient", "Whether the decoder leaves the classifier alone.", is_flag=True)
 @_option("--beta", "The weight of the KL divergence.", type=click.FloatRange(0))
 @_option(
+    "--posterior",
+    "A Gaussian q(z|x,y), or one with an inverse autoregressive flow on top.",
+    type=click.Choice(["gaussian", "iaf"]),
+)
+@_option(
+    "--decoder",
+    "Pixels independent given z and the class, or also predicted from those before them.",
+    type=click.Choice(["convolutional", "pixelcnn"]),
+)
+@_option(
     "--implementation",
     "The layer's implementation.",
     type=click.Choice(native.IMPLEMENTATIONS),

@@ -38,7 +38,7 @@ class Options:
         learning_rate: Adam's.
         seed: Seeds the weights, the order of the images and the sampling of z.
         separation, suppression, k, trainable_factors, combine, condition, hard, stop_gradient, beta,
-            implementation: As `ConditionalVAE` takes them.
+            posterior, decoder, implementation: As `ConditionalVAE` takes them.
         strategy, devices: As `separationfactor.distribution.make` takes them. A batch is divided among the
             devices, or the workers.
     """
@@ -57,6 +57,8 @@ class Options:
     hard: bool = False
     stop_gradient: bool = False
     beta: float = 1.0
+    posterior: str = "gaussian"
+    decoder: str = "convolutional"
     implementation: str = "auto"
     strategy: str = "none"
     devices: int | None = None
@@ -382,6 +384,8 @@ def _new_model(options: Options, dataset: data.Dataset) -> ConditionalVAE:
             hard=options.hard,
             stop_gradient=options.stop_gradient,
             beta=options.beta,
+            posterior=options.posterior,
+            decoder=options.decoder,
             implementation=options.implementation,
             seed=options.seed,
             name="conditional_vae",

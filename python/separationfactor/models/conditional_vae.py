@@ -8,6 +8,11 @@ import tensorflow as tf
 from separationfactor import arguments
 from separationfactor.distribution import place_in_batch
 from separationfactor.layers import SeparationFactor
+from separationfactor.models.inverse_autoregressive_flow import InverseAutoregressiveFlow
+from separationfactor.models.pixel_cnn import PixelCNN
+
+# The features of a pixel that a PixelCNN gets from the decoder.
+_PIXEL_FEATURES = 32
 
 
 @keras.saving.register_keras_serializable(package="separationfactor")
@@ -61,6 +66,13 @@ class ConditionalVAE(keras.Model):
             its own likelihood trains the classifier.
         beta: Float >= 0. The weight of the KL divergence
             ([Higgins et al., 2017](https://openreview.net/forum?id=Sy2fzU9gl)).
+        posterior: `"gaussian"`, or `"iaf"` for an inverse autoregressive flow on top of the Gaussian
+            (`InverseAutoregressiveFlow`). Its KL divergence is estimated from the one sample, as
+            log q(z | x, y) - log p(z).
+        decoder: `"convolutional"`, whose pixels are independent given z and y, or `"pixelcnn"`, where a
+            small PixelCNN on top predicts each pixel from those before it as well (`PixelCNN`). These are
+            drawn black or white, with the grey pixel as the mean, so that the bound is on the same
+            quantity as with independent pixels: the mean of log p over such drawn images.
         seed: Integer or `None`. Seeds the sampling of z. With `None`, a random one. To repeat a training
             bit for bit on the CPU, also call `keras.utils.set_random_seed` and
             `tf.config.experimental.enable_op_determinism`.
@@ -88,18 +100,14 @@ class ConditionalVAE(keras.Model):
         hard=False,
         stop_gradient=False,
         beta=1.0,
+        posterior="gaussian",
+        decoder="convolutional",
         implementation="auto",
         seed=None,
         **kwargs,
     ):
         super().__init__(**kwargs)
-        self.image_shape = tuple(
-            arguments.integer("image_shape", size, "three positive integers", least=1) for size in image_shape
-        )
-        if len(self.image_shape) != 3:
-            raise ValueError(
-                f"Argument `image_shape` must be three positive integers. Received: image_shape={image_shape}"
-            )
+        self.image_shape = arguments.image_shape(image_shape)
         self.num_classes = arguments.integer("num_classes", num_classes, "an integer > 1", least=2)
         self.combine = arguments.one_of("combine", combine, ("add", "concat"))
         self.condition = arguments.one_of("condition", condition, ("label", "predicted"))
@@ -108,6 +116,9 @@ class ConditionalVAE(keras.Model):
         self.beta = arguments.finite("beta", beta)
         if self.beta < 0:
             raise ValueError(f"Argument `beta` must not be negative. Received: beta={beta}")
+        self.posterior = arguments.one_of("posterior", posterior, ("gaussian", "iaf"))
+        # `decoder` is the network.
+        self.decoder_type = arguments.one_of("decoder", decoder, ("convolutional", "pixelcnn"))
         if latent_dim is None:
             latent_dim = self.num_classes
         self.latent_dim = arguments.integer("latent_dim", latent_dim, "a positive integer", least=1)
@@ -132,6 +143,8 @@ class ConditionalVAE(keras.Model):
         self.classifier = self._make_classifier()
         self.encoder = self._make_encoder()
         self.decoder = self._make_decoder()
+        self.flow = self._make_flow() if self.posterior == "iaf" else None
+        self.pixel_cnn = self._make_pixel_cnn() if self.decoder_type == "pixelcnn" else None
 
         names = (
             "loss",
@@ -176,7 +189,15 @@ class ConditionalVAE(keras.Model):
         features = keras.layers.Dense(128, activation="relu")(features)
         mean = keras.layers.Dense(self.latent_dim, name="mean", dtype="float32")(features)
         log_variance = keras.layers.Dense(self.latent_dim, name="log_variance", dtype="float32")(features)
-        return keras.Model([images, class_vector], [mean, log_variance], name="encoder")
+        outputs = [mean, log_variance]
+        if self.posterior == "iaf":
+            outputs.append(keras.layers.Activation("linear", name="context", dtype="float32")(features))
+        return keras.Model([images, class_vector], outputs, name="encoder")
+
+    def _make_flow(self):
+        flow = InverseAutoregressiveFlow(name="flow", dtype="float32")
+        flow.build((None, self.latent_dim), self.encoder.output_shape[-1])
+        return flow
 
     def _make_decoder(self):
         height, width, channels = self.image_shape
@@ -191,8 +212,14 @@ class ConditionalVAE(keras.Model):
             )
         surplus = ((0, 4 * small[0] - height), (0, 4 * small[1] - width))
         features = keras.layers.Cropping2D(surplus)(features)
-        logits = keras.layers.Conv2D(channels, 3, padding="same", dtype="float32")(features)
+        outputs = channels if self.decoder_type == "convolutional" else _PIXEL_FEATURES
+        logits = keras.layers.Conv2D(outputs, 3, padding="same", dtype="float32")(features)
         return keras.Model(latent, logits, name="decoder")
+
+    def _make_pixel_cnn(self):
+        pixel_cnn = PixelCNN(self.image_shape[-1], name="pixel_cnn", dtype="float32")
+        pixel_cnn.build((None, *self.image_shape), self.decoder.output_shape)
+        return pixel_cnn
 
     # The model.
 
@@ -227,15 +254,7 @@ class ConditionalVAE(keras.Model):
             return tf.identity(labels)
 
     def _images(self, images):
-        images = tf.convert_to_tensor(images)
-        if not images.shape[1:].is_compatible_with(self.image_shape) or images.shape.rank != 4:
-            raise ValueError(
-                f"Images must have shape (batch, {', '.join(map(str, self.image_shape))}). "
-                f"Received: shape={images.shape}"
-            )
-        if not images.dtype.is_floating:
-            raise ValueError(f"Images must be floats in [0, 1]. Received: dtype={images.dtype.name}")
-        return tf.cast(images, tf.float32)
+        return arguments.images(images, self.image_shape)
 
     def _noise(self, distribution, shape):
         """Draws noise for a batch, where each example gets what its place in the global batch gives it."""
@@ -243,8 +262,36 @@ class ConditionalVAE(keras.Model):
         noise = distribution(tf.concat([[rows], shape[1:]], axis=0), seed=self.seed_generator)
         return noise[start : start + shape[0]]
 
-    def _sample(self, mean, log_variance):
-        return mean + tf.exp(0.5 * log_variance) * self._noise(keras.random.normal, tf.shape(mean))
+    def _sample(self, mean, log_variance, context=None):
+        """Returns a sample z of q(z | x, y), from what the encoder gives, and log q(z | x, y) - log p(z)."""
+        noise = self._noise(keras.random.normal, tf.shape(mean))
+        z = mean + tf.exp(0.5 * log_variance) * noise
+        log_determinant = 0.0
+        if self.flow is not None:
+            z, log_determinant = self.flow(z, context)
+        # The normalizing constants of q and of the prior are the same.
+        squares = tf.square(z) - tf.square(noise) - log_variance
+        return z, 0.5 * tf.reduce_sum(squares, axis=-1) - log_determinant
+
+    @staticmethod
+    def _cross_entropy(images, logits):
+        pixels = tf.nn.sigmoid_cross_entropy_with_logits(labels=images, logits=logits)
+        return tf.reduce_sum(pixels, axis=(1, 2, 3))
+
+    @staticmethod
+    def _gaussian_kl(mean, log_variance):
+        return 0.5 * tf.reduce_sum(tf.exp(log_variance) + tf.square(mean) - 1.0 - log_variance, axis=-1)
+
+    def _moments(self, mean, log_variance, context=None):
+        """Returns the mean and log-variance of q(z | x, y) from what the encoder gives."""
+        if self.flow is None:
+            return mean, log_variance
+        # Over draws that are the same for each image and at each call.
+        noise = keras.random.normal((32, self.latent_dim), seed=0)
+        noise = tf.concat([noise, -noise], axis=0)
+        z = mean[:, tf.newaxis] + tf.exp(0.5 * log_variance)[:, tf.newaxis] * noise
+        z, _ = self.flow(z, context[:, tf.newaxis])
+        return tf.reduce_mean(z, axis=1), tf.math.log(tf.math.reduce_variance(z, axis=1))
 
     def _latent(self, z, class_code):
         """Combines z and S(y) to what the decoder takes."""
@@ -253,8 +300,23 @@ class ConditionalVAE(keras.Model):
             return tf.concat([z, class_code], axis=-1)
         return z + tf.pad(class_code, [[0, 0], [0, self.latent_dim - self.num_classes]])
 
-    def _decode(self, z, class_code, training=False):
-        return tf.nn.sigmoid(self.decoder(self._latent(z, class_code), training=training))
+    def _image_logits(self, images, z, class_code, training):
+        """Returns the pixels' logits; a PixelCNN's are given the pixels before, made black or white."""
+        outputs = self.decoder(self._latent(z, class_code), training=training)
+        if self.pixel_cnn is None:
+            return outputs
+        drawn = self._noise(keras.random.uniform, tf.shape(images)) < images
+        return self.pixel_cnn(tf.cast(drawn, tf.float32), outputs)
+
+    def _decode(self, z, class_code, noise=None):
+        """Returns mean images. A PixelCNN draws its pixels by `noise`, or else by the same for each image."""
+        outputs = self.decoder(self._latent(z, class_code), training=False)
+        if self.pixel_cnn is None:
+            return tf.nn.sigmoid(outputs)
+        if noise is None:
+            noise = keras.random.uniform((1, *self.image_shape), seed=0)
+        _, means = self.pixel_cnn.draw(outputs, noise)
+        return means
 
     def _objective(self, images, labels, training):
         """Returns, for each example, the terms of the loss and whether the class was right."""
@@ -265,16 +327,13 @@ class ConditionalVAE(keras.Model):
         if self.stop_gradient:
             class_vector = tf.stop_gradient(class_vector)
 
-        mean, log_variance = self.encoder([images, class_vector], training=training)
-        z = self._sample(mean, log_variance)
-        image_logits = self.decoder(self._latent(z, self.separation(class_vector)), training=training)
+        mean, log_variance, *context = self.encoder([images, class_vector], training=training)
+        z, log_ratio = self._sample(mean, log_variance, *context)
+        image_logits = self._image_logits(images, z, self.separation(class_vector), training)
 
         return {
-            "reconstruction": tf.reduce_sum(
-                tf.nn.sigmoid_cross_entropy_with_logits(labels=images, logits=image_logits),
-                axis=(1, 2, 3),
-            ),
-            "kl": 0.5 * tf.reduce_sum(tf.exp(log_variance) + tf.square(mean) - 1.0 - log_variance, axis=-1),
+            "reconstruction": self._cross_entropy(images, image_logits),
+            "kl": log_ratio if self.flow is not None else self._gaussian_kl(mean, log_variance),
             "classifier_loss": tf.nn.softmax_cross_entropy_with_logits(labels=one_hot, logits=class_logits),
             "classifier_accuracy": tf.cast(
                 tf.equal(tf.argmax(class_logits, axis=-1, output_type=tf.int32), labels), tf.float32
@@ -337,6 +396,8 @@ class ConditionalVAE(keras.Model):
     def encode(self, images, labels=None):
         """Returns the mean and the logarithm of the variance of q(z | x, y).
 
+        With `posterior="iaf"` they are those of 64 draws, which are the same at each call.
+
         Args:
             images: Float tensor of shape `(batch, *image_shape)`, with values in [0, 1].
             labels: Integer tensor of shape `(batch,)`, the images' classes. With `None`, the
@@ -346,7 +407,7 @@ class ConditionalVAE(keras.Model):
             Two tensors of shape `(batch, latent_dim)`.
         """
         images = self._images(images)
-        return self.encoder([images, self._class_vector_of(images, labels)], training=False)
+        return self._moments(*self.encoder([images, self._class_vector_of(images, labels)], training=False))
 
     def _class_vector_of(self, images, labels):
         if labels is not None:
@@ -367,14 +428,15 @@ class ConditionalVAE(keras.Model):
         """
         images = self._images(images)
         class_vector = self._class_vector_of(images, labels)
-        mean, _ = self.encoder([images, class_vector], training=False)
+        mean, _ = self._moments(*self.encoder([images, class_vector], training=False))
         return self._latent(mean, self.separation(class_vector))
 
     def log_weights(self, images, labels):
         """Returns log p(x, z | y) - log q(z | x, y) of a sample z of q(z | x, y) for each image, in nats.
 
         Its mean is the lower bound that is trained on. The logarithm of the mean weight of many samples
-        is a tighter one ([Burda, Grosse and Salakhutdinov, 2016](https://arxiv.org/abs/1509.00519)).
+        is a tighter one ([Burda, Grosse and Salakhutdinov, 2016](https://arxiv.org/abs/1509.00519)). With
+        `decoder="pixelcnn"` x is an image drawn black and white, the same at each call.
 
         Args:
             images: Float tensor of shape `(batch, *image_shape)`, with values in [0, 1].
@@ -386,18 +448,19 @@ class ConditionalVAE(keras.Model):
         """
         images = self._images(images)
         class_vector = self._class_vector_of(images, labels if self.condition == "label" else None)
-        mean, log_variance = self.encoder([images, class_vector], training=False)
-        z = self._sample(mean, log_variance)
-        logits = self.decoder(self._latent(z, self.separation(class_vector)), training=False)
-        log_likelihood = -tf.reduce_sum(
-            tf.nn.sigmoid_cross_entropy_with_logits(labels=images, logits=logits), axis=(1, 2, 3)
-        )
-        # The normalizing constants of the prior and of q are the same.
-        squares = tf.square(z) - tf.square(z - mean) * tf.exp(-log_variance)
-        return log_likelihood - 0.5 * tf.reduce_sum(squares - log_variance, axis=-1)
+        z, log_ratio = self._sample(*self.encoder([images, class_vector], training=False))
+        if self.pixel_cnn is not None:
+            # The weights of an image are to be of the same black and white one, and so is its density.
+            images = tf.cast(keras.random.uniform(tf.shape(images), seed=0) < images, tf.float32)
+        logits = self._image_logits(images, z, self.separation(class_vector), training=False)
+        return -self._cross_entropy(images, logits) - log_ratio
 
     def decode(self, z, labels):
         """Returns the mean images of p(x | z, y).
+
+        With `decoder="pixelcnn"` pixels are drawn one by one, and a pixel's mean is the one given the
+        pixels drawn before it. The noise that they are drawn by is the same at each call and for each
+        image, so that images differ by z and y alone; `generate` draws noise of its own for each image.
 
         Args:
             z: Float tensor of shape `(batch, latent_dim)`.
@@ -421,7 +484,7 @@ class ConditionalVAE(keras.Model):
         """
         images = self._images(images)
         class_vector = self._class_vector_of(images, labels)
-        mean, _ = self.encoder([images, class_vector], training=False)
+        mean, _ = self._moments(*self.encoder([images, class_vector], training=False))
         return self._decode(mean, self.separation(class_vector))
 
     def generate(self, labels, seed=None):
@@ -438,7 +501,14 @@ class ConditionalVAE(keras.Model):
         one_hot = self._one_hot(labels)
         shape = (tf.shape(one_hot)[0], self.latent_dim)
         z = keras.random.normal(shape, seed=self.seed_generator if seed is None else seed)
-        return self._decode(z, self.separation(one_hot))
+        noise = None
+        if self.pixel_cnn is not None:
+            shape = (shape[0], *self.image_shape)
+            if seed is None:
+                noise = keras.random.uniform(shape, seed=self.seed_generator)
+            else:
+                noise = tf.random.stateless_uniform(shape, seed=(seed, 1))  # z has drawn from (seed, 0)
+        return self._decode(z, self.separation(one_hot), noise)
 
     def swap(self, images, labels, source_labels=None):
         """Returns the images redrawn as other classes: z is kept and the class changed.
@@ -524,6 +594,8 @@ class ConditionalVAE(keras.Model):
             "hard": self.hard,
             "stop_gradient": self.stop_gradient,
             "beta": self.beta,
+            "posterior": self.posterior,
+            "decoder": self.decoder_type,
             "seed": self.seed,
         }
         shared = (

@@ -1,8 +1,21 @@
 """Studies: what the layers do to models, measured over many settings and seeds, each by one command."""
 
+from separationfactor.studies.completion import STUDY as COMPLETION
 from separationfactor.studies.framework import Results, Study, StudyError, Trial, run, table
+from separationfactor.studies.k_sparse import STUDY as K_SPARSE
 from separationfactor.studies.separation import STUDY as SEPARATION
 
-STUDIES = (SEPARATION,)
+STUDIES = (SEPARATION, K_SPARSE, COMPLETION)
 
-__all__ = ["SEPARATION", "STUDIES", "Results", "Study", "StudyError", "Trial", "run", "table"]
+__all__ = [
+    "COMPLETION",
+    "K_SPARSE",
+    "SEPARATION",
+    "STUDIES",
+    "Results",
+    "Study",
+    "StudyError",
+    "Trial",
+    "run",
+    "table",
+]

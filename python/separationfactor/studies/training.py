@@ -12,7 +12,7 @@ import tensorflow as tf
 def fit(
     model: keras.Model,
     images: np.ndarray,
-    targets: np.ndarray,
+    targets: np.ndarray | None = None,
     *,
     epochs: int,
     batch_size: int,
@@ -26,24 +26,23 @@ def fit(
     Args:
         model: The model. Its `train_step` is what is called.
         images: Array of shape `(images, ...)`.
-        targets: Array of shape `(images, ...)`.
+        targets: Array of shape `(images, ...)`, or `None` for a model that has none.
         epochs: How many times to go through the images.
         batch_size: Images in a step. What remains of the images after whole batches is left out, other images
             in each epoch.
         seed: Seeds the order of the images.
         before_epoch: Is called with the number of each epoch, from 0 on, before it.
     """
-    images, targets = tf.constant(images), tf.constant(targets)
+    data = [tf.constant(array) for array in (images, targets) if array is not None]
     steps = len(images) // batch_size
     # Keras makes the variables of its metrics on the first batch, which a loop in a graph cannot.
-    model.test_on_batch(images[:batch_size], targets[:batch_size])
+    model.test_on_batch(*(array[:batch_size] for array in data))
     model.optimizer.build(model.trainable_variables)
 
     @tf.function
     def epoch(order):
         for step in tf.range(steps):
-            batch = order[step]
-            model.train_step((tf.gather(images, batch), tf.gather(targets, batch)))
+            model.train_step(tuple(tf.gather(array, order[step]) for array in data))
 
     generator = np.random.default_rng(seed)
     for number in range(epochs):
