@@ -277,7 +277,7 @@ def test_methods_agree_with_each_other(trained):
     assert decoded.max() <= 1
 
 
-@pytest.mark.parametrize("options", ["flow"])
+@pytest.mark.parametrize("options", ["flow", "pixels"])
 def test_the_options_learn_what_the_model_is_for(options):
     model = make(**OPTIONS[options])
     fit(model, epochs=60)
@@ -291,6 +291,36 @@ def test_the_options_learn_what_the_model_is_for(options):
     mean, log_variance = model.encode(images, labels)
     np.testing.assert_allclose(model.decode(mean, labels), model.reconstruct(images, labels), atol=1e-5)
     assert log_variance.shape == (50, 3)
+
+
+def test_the_flows_moments_are_those_of_many_samples():
+    model = make(posterior="iaf")
+    fit(model, epochs=20)
+    images, labels = data(1)
+    posterior = model.encoder([np.repeat(images, 20000, 0), np.eye(3)[np.repeat(labels, 20000)]])
+    samples, _ = model._sample(*posterior)
+    mean, log_variance = model.encode(images, labels)
+    deviation = samples.numpy().std(0)
+    np.testing.assert_allclose(mean[0], samples.numpy().mean(0), atol=0.3 * deviation.max())
+    np.testing.assert_allclose(np.exp(log_variance[0] / 2), deviation, rtol=0.35)
+
+
+@pytest.mark.parametrize("options", ["flow", "pixels"])
+def test_the_mean_log_weight_is_the_elbo(options):
+    model = make(**OPTIONS[options])
+    images, labels = data(2)
+    # Black and white already, so that all draws of the pixels are the same.
+    images, labels = np.repeat(images > 0.5, 4000, 0).astype("float32"), np.repeat(labels, 4000)
+    bound = model.evaluate(images, labels, batch_size=8000, verbose=0, return_dict=True)["negative_elbo"]
+    np.testing.assert_allclose(np.mean(model.log_weights(images, labels)), -bound, rtol=5e-3)
+
+
+def test_generated_pixels_are_drawn_anew_for_each_image():
+    model = make(decoder="pixelcnn")
+    images = model.generate([0, 0], seed=1).numpy()
+    np.testing.assert_array_equal(images, model.generate([0, 0], seed=1))
+    assert not np.array_equal(images, model.generate([0, 0], seed=2))
+    assert not np.array_equal(images[0], images[1])
 
 
 def test_a_traversal_keeps_the_class_and_moves_one_dimension(trained):
