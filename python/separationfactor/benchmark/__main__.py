@@ -1,0 +1,5 @@
+"""`python -m separationfactor.benchmark`."""
+
+from separationfactor.benchmark import main
+
+main()

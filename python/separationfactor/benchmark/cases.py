@@ -1,0 +1,96 @@
+"""What is measured: shapes, k and distributions, and the right result of each."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+import tensorflow as tf
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """One row of the table: which rows are masked, and how.
+
+    Attributes:
+        rows, n: The shape of the tensor.
+        k: How many entries of each row are selected; the factor of the selected is 1.
+        dtype: The tensor's.
+        suppression: The factor of the others.
+        distribution: What the rows hold, a key of `DISTRIBUTIONS`.
+    """
+
+    rows: int
+    n: int
+    k: int
+    dtype: str = "float32"
+    suppression: float = 0.0
+    distribution: str = "normal"
+
+    def __str__(self) -> str:
+        text = f"{self.rows}x{self.n}, {self.k}"
+        if self.dtype != "float32":
+            text += f", {self.dtype}"
+        if self.suppression:
+            text += f", suppression {self.suppression:g}"
+        if self.distribution != "normal":
+            text += f", {self.distribution}"
+        return text
+
+
+def _normal(rng, shape):
+    return rng.standard_normal(shape)
+
+
+DISTRIBUTIONS: dict[str, Callable[[np.random.Generator, tuple[int, int]], np.ndarray]] = {
+    "normal": _normal,
+    "ascending": lambda rng, shape: np.sort(_normal(rng, shape), axis=-1),
+    "descending": lambda rng, shape: -np.sort(_normal(rng, shape), axis=-1),
+    "all equal": lambda rng, shape: np.ones(shape),
+    "half zeros": lambda rng, shape: np.maximum(_normal(rng, shape), 0),
+    "sawtooth": lambda rng, shape: np.broadcast_to(np.arange(shape[1]) % 97, shape),
+    "four values": lambda rng, shape: rng.integers(0, 4, shape),
+}
+
+HEADLINE = [
+    Case(200, 10, 1),
+    Case(65536, 10, 1),
+    Case(4096, 64, 8),
+    Case(1024, 1000, 25),
+    Case(256, 16384, 32),
+    Case(64, 131072, 64),
+    Case(8, 1_000_000, 100),
+    Case(1024, 1000, 500),
+    Case(64, 32768, 16384),
+]
+SPARSE_AUTOENCODER = HEADLINE[4]
+LONG_ROW = Case(1, 16_777_216, 1000)
+MORE = [
+    LONG_ROW,
+    *(dataclasses.replace(SPARSE_AUTOENCODER, dtype=dtype) for dtype in ("bfloat16", "float16", "float64")),
+    *(dataclasses.replace(case, suppression=0.25) for case in HEADLINE[3:7]),
+    *(
+        dataclasses.replace(SPARSE_AUTOENCODER, distribution=name)
+        for name in DISTRIBUTIONS
+        if name != "normal"
+    ),
+]
+
+
+def data(case: Case) -> tuple[np.ndarray, np.ndarray]:
+    """Returns x and d_y, the same at every call."""
+    rng = np.random.default_rng(0)
+    shape = (case.rows, case.n)
+    dtype = tf.as_dtype(case.dtype).as_numpy_dtype
+    x = DISTRIBUTIONS[case.distribution](rng, shape).astype(dtype)
+    return x, rng.standard_normal(shape).astype(dtype)
+
+
+def expected(case: Case, x: np.ndarray, d_y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns y and dx by a stable sort, whose ties go to the lowest index."""
+    order = np.argsort(-x.astype(np.float64), axis=-1, kind="stable")[:, : case.k]
+    selected = np.zeros(x.shape, bool)
+    np.put_along_axis(selected, order, True, axis=-1)
+    suppression = x.dtype.type(case.suppression)
+    return np.where(selected, x, x * suppression), np.where(selected, d_y, d_y * suppression)

@@ -1,0 +1,234 @@
+"""What does the masking: this op, and what a user would take in its place."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import os
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from separationfactor import native
+from separationfactor.benchmark.cases import Case
+from separationfactor.ops import separate
+
+DEVICES = ("cpu", "gpu")
+TENSORFLOW_MODES = ("eager", "function", "xla")
+
+
+@dataclasses.dataclass(frozen=True)
+class Rival:
+    """One way to compute the masking.
+
+    Attributes:
+        name, mode: What it is, and how it runs: "eager", "function", "xla", or another library's name.
+        forward: Computes y.
+        gradient: Computes y and dx, or None where that is not measured.
+        is_floor: Whether it only reads and writes the tensor.
+        wait: Returns once a result is there. A CPU's is when a call returns; a GPU works on meanwhile.
+    """
+
+    name: str
+    mode: str
+    forward: Callable[[], Any] | None
+    gradient: Callable[[], Any] | None = None
+    is_floor: bool = False
+    wait: Callable[[Any], None] = lambda result: None
+
+
+OURS, PLAIN, FLOOR = "this op", "this op in tf", "relu"
+
+
+def _compositions(case: Case) -> dict[str, Callable[[tf.Tensor], tf.Tensor]]:
+    """Returns what a user would write in plain TensorFlow; exact but for ties."""
+    k, suppression = case.k, case.suppression
+
+    def mask(x, selected):
+        return tf.where(selected, x, tf.zeros_like(x) if suppression == 0 else x * suppression)
+
+    def threshold(x):
+        # The minimum, as XLA's fast top_k is lost on a slice of its result.
+        values = tf.math.top_k(x, k, sorted=False).values
+        return mask(x, x >= tf.reduce_min(values, axis=-1, keepdims=True))
+
+    def scatter(x):
+        values, indices = tf.math.top_k(x, k, sorted=False)
+        rows = tf.broadcast_to(tf.range(case.rows)[:, tf.newaxis], (case.rows, k))
+        indices = tf.stack([rows, indices], -1)
+        if suppression == 0:
+            return tf.scatter_nd(indices, values, x.shape)
+        return tf.tensor_scatter_nd_update(x * suppression, indices, values)
+
+    compositions = {"top_k + threshold": threshold, "top_k + scatter": scatter}
+    if k == 1:
+        compositions["max + threshold"] = lambda x: mask(x, x >= tf.reduce_max(x, -1, keepdims=True))
+        compositions["argmax + one_hot"] = lambda x: mask(
+            x, tf.one_hot(tf.argmax(x, -1), case.n, on_value=True, off_value=False, dtype=tf.bool)
+        )
+    return compositions
+
+
+def _loop_over_rows(case: Case) -> Callable[[tf.Tensor], tf.Tensor]:
+    """The layer that the project began with: a loop over rows, each with sparse adds."""
+
+    def masked(x):
+        def body(row, result):
+            index = tf.argmax(x[row], output_type=tf.int32)
+            scaled = tf.sparse.add(
+                x[row] * case.suppression,
+                tf.SparseTensor(
+                    tf.cast([[index]], tf.int64), [x[row, index] * (1 - case.suppression)], [case.n]
+                ),
+            )
+            return row + 1, tf.tensor_scatter_nd_update(result, [[row]], [scaled])
+
+        return tf.while_loop(lambda row, _: row < case.rows, body, (tf.constant(0), tf.zeros_like(x)))[1]
+
+    return masked
+
+
+def _tensorflow_rivals(case: Case, x: np.ndarray, d_y: np.ndarray, device: str) -> Iterator[Rival]:
+    # Where TensorFlow sees a GPU, tensors and ops are there by default.
+    x, d_y = tf.constant(x), tf.constant(d_y)
+    waits = {"wait": lambda result: tf.test.experimental.sync_devices()} if device == "gpu" else {}
+
+    def rival(name, formula, mode, is_floor=False):
+        def value_and_gradient(x, d_y):
+            with tf.GradientTape() as tape:
+                tape.watch(x)
+                y = formula(x)
+            return y, tape.gradient(y, x, output_gradients=d_y)
+
+        if mode == "eager":
+            return Rival(name, mode, functools.partial(formula, x), is_floor=is_floor, **waits)
+        wrap = functools.partial(tf.function, jit_compile=mode == "xla")
+        forward, gradient = wrap(formula), wrap(value_and_gradient)
+        return Rival(name, mode, lambda: forward(x), lambda: gradient(x, d_y), is_floor, **waits)
+
+    modes = TENSORFLOW_MODES
+    yield rival("copy", lambda x: tf.raw_ops.DeepCopy(x=x), "eager", is_floor=True)
+    for mode in modes:
+        yield rival(FLOOR, tf.nn.relu, mode, is_floor=True)
+    if native.ops is not None:
+        masked = functools.partial(separate, k=case.k, suppression=case.suppression, implementation="native")
+        for mode in modes if native.supports_jit("native") else modes[:2]:
+            yield rival(OURS, masked, mode)
+    masked = functools.partial(separate, k=case.k, suppression=case.suppression, implementation="tf")
+    for mode in modes:
+        yield rival(PLAIN, masked, mode)
+    for name, formula in _compositions(case).items():
+        for mode in modes:
+            yield rival(name, formula, mode)
+    if case.k == 1 and case.rows <= 200:
+        for mode in modes[:2]:
+            yield rival("loop over rows", _loop_over_rows(case), mode)
+
+
+def _core_rivals(case: Case, x: np.ndarray) -> Iterator[Rival]:
+    """The kernels alone, on one thread and on all, where one row is shared among them."""
+    if native.ops is None or case.rows > 1:
+        return
+    import separationfactor_core as core
+
+    for threads in sorted({1, len(os.sched_getaffinity(0))}):
+        forward = functools.partial(core.separate, x, k=case.k, suppression=case.suppression, threads=threads)
+        yield Rival("kernel", f"{threads} threads", lambda forward=forward: forward()[0])
+
+
+def _numpy_rival(case: Case, x: np.ndarray) -> Iterator[Rival]:
+    if case.dtype == "bfloat16":
+        return  # NumPy sorts no type that is not its own
+
+    def partition():
+        threshold = np.partition(x, case.n - case.k, axis=-1)[:, case.n - case.k, np.newaxis]
+        return np.where(x >= threshold, x, x * x.dtype.type(case.suppression))
+
+    yield Rival("partition", "numpy", partition)
+
+
+def _torch_rival(case: Case, x: np.ndarray, d_y: np.ndarray, device: str) -> Iterator[Rival]:
+    try:
+        import torch
+    except ImportError:
+        return
+    if device == "gpu" and not torch.cuda.is_available():
+        return
+    place = {"dtype": getattr(torch, case.dtype), "device": "cuda" if device == "gpu" else "cpu"}
+    x = torch.from_numpy(x.astype(np.float64)).to(**place)
+    d_y = torch.from_numpy(d_y.astype(np.float64)).to(**place)
+    leaf = x.clone().requires_grad_()
+
+    def masked(x):
+        values, indices = x.topk(case.k, sorted=False)
+        others = torch.zeros_like(x) if case.suppression == 0 else x * case.suppression
+        return others.scatter(-1, indices, values)
+
+    def forward():
+        with torch.inference_mode():
+            return masked(x)
+
+    def gradient():
+        y = masked(leaf)
+        return y.detach(), torch.autograd.grad(y, leaf, d_y)[0]
+
+    waits = {"wait": lambda result: torch.cuda.synchronize()} if device == "gpu" else {}
+    yield Rival("topk + scatter", "torch", forward, gradient, **waits)
+
+
+def _jax_rival(case: Case, x: np.ndarray, d_y: np.ndarray, device: str) -> Iterator[Rival]:
+    # The card's memory is for all.
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    try:
+        import jax
+    except ImportError:
+        return
+    jax.config.update("jax_enable_x64", True)
+    try:
+        place = jax.devices(device)[0]
+    except RuntimeError:  # it was installed without GPU support
+        return
+    x, d_y = jax.device_put(x, place), jax.device_put(d_y, place)
+
+    @jax.jit
+    def masked(x):
+        values, indices = jax.lax.top_k(x, case.k)
+        others = jax.numpy.zeros_like(x) if case.suppression == 0 else x * case.suppression
+        return others.at[jax.numpy.arange(case.rows)[:, None], indices].set(values)
+
+    @jax.jit
+    def value_and_gradient(x, d_y):
+        y, pull_back = jax.vjp(masked, x)
+        return y, pull_back(d_y)[0]
+
+    if device == "gpu":
+        yield Rival(
+            "lax.top_k + scatter",
+            "jax",
+            lambda: masked(x),
+            lambda: value_and_gradient(x, d_y),
+            wait=jax.block_until_ready,
+        )
+    else:
+        yield Rival(
+            "lax.top_k + scatter",
+            "jax",
+            lambda: masked(x).block_until_ready(),
+            lambda: jax.block_until_ready(value_and_gradient(x, d_y)),
+        )
+
+
+def rivals(case: Case, x: np.ndarray, d_y: np.ndarray, device: str = "cpu") -> list[Rival]:
+    """Returns all that can compute a case on a device, on the case's data."""
+    # Each rival is a function of its own, which TensorFlow takes for one that is traced again and again.
+    tf.get_logger().setLevel("ERROR")
+    found = [
+        *_tensorflow_rivals(case, x, d_y, device),
+        *_torch_rival(case, x, d_y, device),
+        *_jax_rival(case, x, d_y, device),
+    ]
+    if device == "cpu":
+        found += [*_core_rivals(case, x), *_numpy_rival(case, x)]
+    return found
