@@ -15,7 +15,7 @@
 #define __device__
 #define __host__
 #define __forceinline__ inline
-#define __launch_bounds__(threads)
+#define __launch_bounds__(...)
 
 #define threadIdx ::simt::thread_index
 #define blockIdx ::simt::block_index

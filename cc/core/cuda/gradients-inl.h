@@ -148,14 +148,19 @@ struct SumProductsParams {
 
 template <class T>
 __global__ void __launch_bounds__(kSumThreads) SumProducts(SumProductsParams<T> p) {
-  const int64_t blocks = CeilDiv(p.size, kSumBlock);
+  const int64_t blocks = CeilDiv(p.size, kSumBlock), bytes = BitmaskBytes(p.n);
   const auto number = [](typename T::Bits bits) { return static_cast<double>(Flush(T::ToNumber(bits))); };
   for (int64_t block = blockIdx.x; block < blocks; block += gridDim.x) {
+    // From where the block begins, 32 bits hold every column: a division in 64 bits is a call, and dear.
+    const Position begin = Position::Of(block * kSumBlock, p.n);
     const double sum = SumBlock([&](int index) -> Sums {
       const int64_t i = block * kSumBlock + index;
       if (i >= p.size) return {0, 0};
       const double product = Flush(__dmul_rn(number(p.u[i]), number(p.v[i])));
-      return LoadSelected<1>(p.selected, i, 1, p.n) & 1 ? Sums{product, 0} : Sums{0, product};
+      const auto n = static_cast<uint32_t>(p.n), place = static_cast<uint32_t>(begin.column) + index;
+      const uint32_t column = place % n;
+      const bool is_selected = p.selected[(begin.row + place / n) * bytes + column / 8] >> column % 8 & 1;
+      return is_selected ? Sums{product, 0} : Sums{0, product};
     });
     if (threadIdx.x == 0) p.sums[block] = sum;
     if (threadIdx.x == kWarp / 2) p.sums[blocks + block] = sum;

@@ -72,8 +72,12 @@ __device__ __forceinline__ void CopyRows(Pointer<typename T::Bits> shared, Point
 
 // Each entry's rank among all pairs, with no branch that rows could take differently: n^2 / 2 comparisons, of which
 // all lanes of a warp have use. kMaxN only bounds n: it is the registers that are set aside.
+//
+// Left alone, ptxas aims at more blocks a multiprocessor and spills for it: six leave rows of up to 16 the registers
+// that they need.
 template <class T, int kMaxN>
-__global__ void __launch_bounds__(kThreadPathThreads) SeparateByThread(RowsParams<T> p) {
+__global__ void __launch_bounds__(kThreadPathThreads, kMaxN <= 16 && sizeof(typename T::Bits) <= 4 ? 6 : 1)
+    SeparateByThread(RowsParams<T> p) {
   using Bits = typename T::Bits;
   const int n = p.n;
   const int bytes = static_cast<int>(BitmaskBytes(n));
@@ -138,7 +142,7 @@ __device__ __forceinline__ uint32_t SumOverLanes(uint32_t number, int lanes) {
 // the top bit down: a bit is set if at least k keys are then still at or above. When exactly k are, the search is
 // over; for distinct scores that is after about log2(range of the keys / distance of two) steps.
 template <class T, int kEntries>
-__global__ void __launch_bounds__(kWarpPathThreads) SeparateByWarp(WarpRowsParams<T> params) {
+__global__ void __launch_bounds__(kWarpPathThreads, 1) SeparateByWarp(WarpRowsParams<T> params) {
   using Bits = typename T::Bits;
   constexpr int kSize = Vector<T>::kSize, kVectors = kEntries / kSize;
   const RowsParams<T>& p = params.rows;
