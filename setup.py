@@ -2,6 +2,11 @@
 
 Environment variables:
     SEPARATIONFACTOR_NATIVE  "off" installs without compiled code; "on" (default) builds it
+    SEPARATIONFACTOR_CUDA    "on" builds the kernels for a GPU or fails, "off" builds none; "auto" (default)
+                             builds them where it finds a CUDA toolkit, of version 12 or newer
+    CUDACXX, CUDAHOSTCXX     nvcc, and the C++ compiler that it is to use, as CMake reads them
+    CUDAARCHS                what nvcc compiles for, in CMake's notation, in place of the first architecture
+                             of each generation; "native" is quick, and serves this machine's cards alone
     CXX, CXXFLAGS            the C++ compiler and its flags, as CMake reads them
     MAX_JOBS                 how many files are compiled at a time
 """
@@ -14,7 +19,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from setuptools import Extension, setup
+from setuptools import Extension, find_packages, setup
 from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).resolve().parent
@@ -22,8 +27,15 @@ VERSION = "0.1.0"
 # What is built for, and what the extras bring, where the environment has no TensorFlow of its own.
 DEFAULT_TENSORFLOW = "2.21"
 # What a source distribution needs beside the Python files.
-SOURCES = ["CMakeLists.txt", *(str(path.relative_to(ROOT)) for path in ROOT.glob("cc/**/*.*"))]
+SOURCES = [
+    "CMakeLists.txt",
+    *(str(path.relative_to(ROOT)) for folder in ("cmake", "cc") for path in ROOT.glob(f"{folder}/**/*.*")),
+]
 NATIVE = os.environ.get("SEPARATIONFACTOR_NATIVE", "on").lower() not in ("off", "0", "false", "no")
+
+CUDA = os.environ.get("SEPARATIONFACTOR_CUDA", "auto").lower()
+if CUDA not in ("on", "off", "auto"):
+    raise SystemExit(f"separationfactor: SEPARATIONFACTOR_CUDA must be on, off or auto. Received: {CUDA}")
 
 PROBE = """
 import json, tensorflow as tf
@@ -114,15 +126,20 @@ class CMakeBuild(build_ext):
             # Build isolation brings another ninja each time; the cache remembers the last.
             configure.append(f"-DCMAKE_MAKE_PROGRAM={ninja}")
         jobs = os.environ.get("MAX_JOBS") or str(os.cpu_count() or 1)
-        compile_all = ["--build", str(build), "--parallel", jobs]
-        self.cmake(*configure, "-DSEPARATIONFACTOR_XLA=ON")
-        try:
-            self.cmake(*compile_all)
-        except SystemExit:
-            # XLA's headers change with every TensorFlow, and the rest works without its kernels.
-            self.announce("separationfactor: the build failed; trying without kernels for XLA", level=3)
-            self.cmake(*configure, "-DSEPARATIONFACTOR_XLA=OFF")
-            self.cmake(*compile_all)
+        # What does not compile is left out where the rest works without it: XLA's headers change with every
+        # TensorFlow, and nvcc may not take what it is given.
+        attempts = [(CUDA, "ON"), (CUDA, "OFF")]
+        if CUDA == "auto":
+            attempts += [("failed", "ON"), ("failed", "OFF")]
+        for cuda, xla in attempts:
+            self.cmake(*configure, f"-DSEPARATIONFACTOR_CUDA={cuda}", f"-DSEPARATIONFACTOR_XLA={xla}")
+            try:
+                self.cmake("--build", str(build), "--parallel", jobs)
+                break
+            except SystemExit:
+                if (cuda, xla) == attempts[-1]:
+                    raise
+                self.announce("separationfactor: the build failed; trying with less", level=3)
         self.cmake("--install", str(build), "--prefix", str(destination))
 
     def cmake(self, *arguments):
@@ -161,7 +178,7 @@ TENSORFLOW, BUILD_REQUIREMENTS = tensorflow_requirements()
 setup(
     version=VERSION,
     package_dir={"": "python"},
-    packages=["separationfactor", "separationfactor.models"],
+    packages=find_packages("python"),
     py_modules=["separationfactor_command"],
     ext_modules=[Extension("separationfactor_core", [], depends=SOURCES)] if NATIVE else [],
     cmdclass={"build_ext": CMakeBuild},
@@ -175,6 +192,14 @@ setup(
         # Rivals of `separationfactor benchmark`.
         "benchmark": ["torch", "jax"],
         # The formatters are pinned, as each version formats a little differently.
-        "test": ["pytest>=8", "hypothesis>=6.100", "ruff==0.17.6", "clang-format==23.1.5"],
+        # NVIDIA's tools are for the tests of what nvcc makes of the CUDA kernels.
+        "test": [
+            "pytest>=8",
+            "hypothesis>=6.100",
+            "ruff==0.17.6",
+            "clang-format==23.1.5",
+            "nvidia-cuda-cuobjdump; platform_machine in 'x86_64 aarch64'",
+            "nvidia-cuda-nvdisasm; platform_machine in 'x86_64 aarch64'",
+        ],
     },
 )

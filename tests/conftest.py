@@ -16,6 +16,14 @@ needs_native = pytest.mark.skipif(
 )
 
 
+def pytest_runtest_setup(item):
+    if item.get_closest_marker("gpu"):
+        if not tf.config.list_physical_devices("GPU"):
+            pytest.skip("TensorFlow sees no GPU")
+        if native.why_not_cuda is not None:
+            pytest.skip(f"the compiled op has no kernels for a GPU: {native.why_not_cuda}")
+
+
 @pytest.fixture(params=[pytest.param("native", marks=needs_native), "tf"])
 def implementation(request):
     """Runs a test on the compiled op and on plain TensorFlow ops."""

@@ -1,35 +1,15 @@
-// CPU kernels: they validate, allocate, and hand raw pointers and TensorFlow's thread pool to the core.
+// CPU kernels: they hand raw pointers and TensorFlow's thread pool to the core.
 
 #include <cstdint>
+#include <functional>
 #include <optional>
-#include <string>
 
 #include "absl/status/status.h"
 #include "core/separate.h"
-#include "tensorflow/arguments.h"
-#include "tensorflow/core/framework/op_kernel.h"
-#include "tensorflow/core/framework/register_types.h"
-#include "tensorflow/core/framework/tensor.h"
-#include "tensorflow/core/framework/tensor_shape.h"
-#include "tensorflow/core/framework/types.h"
+#include "tensorflow/kernels-inl.h"
 
 namespace separationfactor {
 namespace {
-
-using ::tensorflow::OpKernel;
-using ::tensorflow::OpKernelConstruction;
-using ::tensorflow::OpKernelContext;
-using ::tensorflow::Tensor;
-using ::tensorflow::TensorShape;
-
-template <class T>
-constexpr DType kDType = DType::kFloat32;
-template <>
-constexpr DType kDType<double> = DType::kFloat64;
-template <>
-constexpr DType kDType<::tensorflow::bfloat16> = DType::kBFloat16;
-template <>
-constexpr DType kDType<Eigen::half> = DType::kFloat16;
 
 // TensorFlow's own pool, as the core borrows it.
 ParallelFor PoolOf(OpKernelContext* context) {
@@ -46,158 +26,73 @@ ParallelFor PoolOf(OpKernelContext* context) {
 
 int ThreadsOf(OpKernelContext* context) { return context->device()->tensorflow_cpu_worker_threads()->num_threads; }
 
-absl::Status ReadScalar(OpKernelContext* context, const char* name, int input, double* value) {
-  const Tensor& tensor = context->input(input);
-  TF_RETURN_IF_ERROR(CheckScalar(name, tensor.shape()));
-  switch (tensor.dtype()) {
-    case ::tensorflow::DT_FLOAT:
-      *value = tensor.scalar<float>()();
-      break;
-    case ::tensorflow::DT_DOUBLE:
-      *value = tensor.scalar<double>()();
-      break;
-    case ::tensorflow::DT_BFLOAT16:
-      *value = static_cast<double>(tensor.scalar<::tensorflow::bfloat16>()());
-      break;
-    case ::tensorflow::DT_HALF:
-      *value = static_cast<double>(tensor.scalar<Eigen::half>()());
-      break;
-    default:
-      return InvalidArgument(name, " has an unexpected dtype");
-  }
-  return absl::OkStatus();
-}
-
-absl::Status ReadK(OpKernelContext* context, int input, int64_t n, int64_t* k) {
-  const Tensor& tensor = context->input(input);
-  TF_RETURN_IF_ERROR(CheckScalar("k", tensor.shape()));
-  *k = tensor.dtype() == ::tensorflow::DT_INT32 ? tensor.scalar<int32_t>()() : tensor.scalar<int64_t>()();
-  return CheckK(*k, n);
-}
-
 template <class T>
-class SeparateOp : public OpKernel {
- public:
-  explicit SeparateOp(OpKernelConstruction* context) : OpKernel(context) {
-    std::string by;
-    OP_REQUIRES_OK(context, context->GetAttr("by", &by));
-    score_ = by == "magnitude" ? Score::kMagnitude : Score::kValue;
-  }
+double Scalar(const Tensor& tensor) {
+  return static_cast<double>(tensor.scalar<T>()());
+}
 
-  void Compute(OpKernelContext* context) override {
-    const Tensor& x = context->input(0);
+// The half types by way of float32, as a cast to them does in TensorFlow.
+template <class T>
+T Round(double sum) {
+  if constexpr (sizeof(T) < sizeof(float)) return static_cast<T>(static_cast<float>(sum));
+  return static_cast<T>(sum);
+}
+
+struct Cpu {
+  template <class T>
+  static absl::Status Separate(OpKernelContext* context, Score score, Rows shape, int64_t k, const Tensor& separation,
+                               const Tensor& suppression, const Tensor& x, Tensor* y, Tensor* selected) {
     SeparateArgs args{};
-    OP_REQUIRES_OK(context, CheckRows("x", x.shape()));
-    const Rows rows = RowsOf(x.shape());
-    OP_REQUIRES_OK(context, ReadK(context, 1, rows.n, &args.k));
-    OP_REQUIRES_OK(context, ReadScalar(context, "separation", 2, &args.separation));
-    OP_REQUIRES_OK(context, ReadScalar(context, "suppression", 3, &args.suppression));
-
-    Tensor* y = nullptr;
-    Tensor* selected = nullptr;
-    OP_REQUIRES_OK(context, context->forward_input_or_allocate_output({0}, 0, x.shape(), &y));
-    OP_REQUIRES_OK(context, context->allocate_output(1, BitmaskShape(x.shape()), &selected));
-    if (x.NumElements() == 0) return;
-
     args.dtype = kDType<T>;
-    args.score = score_;
-    args.rows = rows.rows;
-    args.n = rows.n;
+    args.score = score;
+    args.rows = shape.rows;
+    args.n = shape.n;
+    args.k = k;
+    args.separation = Scalar<T>(separation);
+    args.suppression = Scalar<T>(suppression);
     args.x = x.data();
     args.y = y->data();
     args.selected = selected->flat<uint8_t>().data();
     args.threads = ThreadsOf(context);
-    Separate(args, PoolOf(context));
+    separationfactor::Separate(args, PoolOf(context));
+    return absl::OkStatus();
   }
 
- private:
-  Score score_;
-};
-
-template <class T>
-class ScaleSelectedOp : public OpKernel {
- public:
-  using OpKernel::OpKernel;
-
-  void Compute(OpKernelContext* context) override {
-    const Tensor& v = context->input(0);
-    const Tensor& selected = context->input(1);
+  template <class T>
+  static absl::Status ScaleSelected(OpKernelContext* context, Rows shape, const Tensor& v, const Tensor& selected,
+                                    const Tensor& separation, const Tensor& suppression, Tensor* out) {
     ScaleSelectedArgs args{};
-    OP_REQUIRES_OK(context, CheckRows("v", v.shape()));
-    OP_REQUIRES_OK(context, CheckBitmask(v.shape(), selected.shape()));
-    OP_REQUIRES_OK(context, ReadScalar(context, "separation", 2, &args.separation));
-    OP_REQUIRES_OK(context, ReadScalar(context, "suppression", 3, &args.suppression));
-
-    Tensor* out = nullptr;
-    OP_REQUIRES_OK(context, context->forward_input_or_allocate_output({0}, 0, v.shape(), &out));
-    if (v.NumElements() == 0) return;
-
-    const Rows rows = RowsOf(v.shape());
     args.dtype = kDType<T>;
-    args.rows = rows.rows;
-    args.n = rows.n;
+    args.rows = shape.rows;
+    args.n = shape.n;
+    args.separation = Scalar<T>(separation);
+    args.suppression = Scalar<T>(suppression);
     args.v = v.data();
     args.selected = selected.flat<uint8_t>().data();
     args.out = out->data();
     args.threads = ThreadsOf(context);
-    ScaleSelected(args, PoolOf(context));
+    separationfactor::ScaleSelected(args, PoolOf(context));
+    return absl::OkStatus();
   }
-};
 
-template <class T>
-class SumSelectedOp : public OpKernel {
- public:
-  using OpKernel::OpKernel;
-
-  void Compute(OpKernelContext* context) override {
-    const Tensor& u = context->input(0);
-    const Tensor& v = context->input(1);
-    const Tensor& selected = context->input(2);
-    OP_REQUIRES_OK(context, CheckRows("u", u.shape()));
-    OP_REQUIRES_OK(context, CheckSameShape(u.shape(), v.shape()));
-    OP_REQUIRES_OK(context, CheckBitmask(u.shape(), selected.shape()));
-
-    Tensor* selected_sum = nullptr;
-    Tensor* others_sum = nullptr;
-    OP_REQUIRES_OK(context, context->allocate_output(0, TensorShape({}), &selected_sum));
-    OP_REQUIRES_OK(context, context->allocate_output(1, TensorShape({}), &others_sum));
-
-    const Rows rows = RowsOf(u.shape());
+  template <class T>
+  static absl::Status SumSelected(OpKernelContext* context, Rows shape, const Tensor& u, const Tensor& v,
+                                  const Tensor& selected, Tensor* selected_sum, Tensor* others_sum) {
     SumSelectedArgs args{};
     args.dtype = kDType<T>;
-    args.rows = rows.rows;
-    args.n = rows.n;
+    args.rows = shape.rows;
+    args.n = shape.n;
     args.u = u.data();
     args.v = v.data();
     args.selected = selected.flat<uint8_t>().data();
-    const SelectedSums sums = SumSelected(args, PoolOf(context));
-    selected_sum->scalar<T>()() = Round(sums.selected);
-    others_sum->scalar<T>()() = Round(sums.others);
-  }
-
- private:
-  // The half types by way of float32, as a cast to them does in TensorFlow.
-  static T Round(double sum) {
-    if constexpr (sizeof(T) < sizeof(float)) return static_cast<T>(static_cast<float>(sum));
-    return static_cast<T>(sum);
+    const SelectedSums sums = separationfactor::SumSelected(args, PoolOf(context));
+    selected_sum->scalar<T>()() = Round<T>(sums.selected);
+    others_sum->scalar<T>()() = Round<T>(sums.others);
+    return absl::OkStatus();
   }
 };
 
-#define REGISTER_KERNELS(T)                                                                                          \
-  REGISTER_KERNEL_BUILDER(Name("SeparationFactor>Separate").Device(::tensorflow::DEVICE_CPU).TypeConstraint<T>("T"), \
-                          SeparateOp<T>);                                                                            \
-  REGISTER_KERNEL_BUILDER(                                                                                           \
-      Name("SeparationFactor>ScaleSelected").Device(::tensorflow::DEVICE_CPU).TypeConstraint<T>("T"),                \
-      ScaleSelectedOp<T>);                                                                                           \
-  REGISTER_KERNEL_BUILDER(                                                                                           \
-      Name("SeparationFactor>SumSelected").Device(::tensorflow::DEVICE_CPU).TypeConstraint<T>("T"), SumSelectedOp<T>);
-
-REGISTER_KERNELS(float);
-REGISTER_KERNELS(double);
-REGISTER_KERNELS(::tensorflow::bfloat16);
-REGISTER_KERNELS(Eigen::half);
-
-#undef REGISTER_KERNELS
+REGISTER_ALL_KERNELS(Cpu, ::tensorflow::DEVICE_CPU);
 
 }  // namespace
 }  // namespace separationfactor

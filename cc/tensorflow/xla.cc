@@ -185,6 +185,9 @@ class SumSelectedXlaOp : public XlaOpKernel {
   REGISTER_KERNEL_BUILDER(Name("SeparationFactor>SumSelected").Device(DEVICE), SumSelectedXlaOp)
 
 REGISTER_XLA_KERNELS(::tensorflow::DEVICE_CPU_XLA_JIT);
+#if defined(SEPARATIONFACTOR_CUDA)
+REGISTER_XLA_KERNELS(::tensorflow::DEVICE_GPU_XLA_JIT);
+#endif
 
 #undef REGISTER_XLA_KERNELS
 

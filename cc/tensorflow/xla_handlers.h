@@ -1,4 +1,5 @@
-// The names by which XLA's custom calls of the lowering (xla.cc) find their handlers (xla_host.cc).
+// The names by which XLA's custom calls of the lowering (xla.cc) find their handlers (xla_host.cc,
+// xla_cuda.cc).
 //
 // Operands and results are those of the ops, dense and in row-major order. Separate has one attribute, the bool
 // `magnitude`.

@@ -15,18 +15,11 @@
 #include "core/dtypes.h"
 #include "core/separate.h"
 #include "tensorflow/arguments.h"
+#include "tensorflow/xla_buffers-inl.h"
 #include "tensorflow/xla_handlers.h"
-#include "xla/ffi/api/ffi.h"
-
-namespace xla::ffi {
-// Declared in xla/ffi/ffi_api.h, which wants headers of MLIR that TensorFlow does not ship.
-const XLA_FFI_Api* GetXlaFfiApi();
-}  // namespace xla::ffi
 
 namespace separationfactor {
 namespace {
-
-namespace ffi = ::xla::ffi;
 
 // A loop whose ranges threads take from a counter until none is left.
 class SharedLoop {
@@ -87,26 +80,6 @@ ParallelFor PoolOf(ffi::ThreadPool& pool, int64_t threads) {
 }
 
 int ThreadsOf(const ffi::ThreadPool& pool) { return static_cast<int>(std::max<int64_t>(1, pool.num_threads())); }
-
-DType DTypeOf(const ffi::AnyBuffer& buffer) {
-  switch (buffer.element_type()) {
-    case ffi::F64:
-      return DType::kFloat64;
-    case ffi::BF16:
-      return DType::kBFloat16;
-    case ffi::F16:
-      return DType::kFloat16;
-    default:
-      return DType::kFloat32;
-  }
-}
-
-Rows RowsOf(const ffi::AnyBuffer& buffer) {
-  const auto shape = buffer.dimensions();
-  Rows rows{1, shape.back()};
-  for (const int64_t size : shape.first(shape.size() - 1)) rows.rows *= size;
-  return rows;
-}
 
 double ReadScalar(const ffi::AnyBuffer& scalar) {
   double number = 0;

@@ -51,6 +51,20 @@ def _load() -> tuple[Any, str | None]:
         )
 
 
+def _load_cuda() -> str | None:
+    """Loads the ops' kernels for a GPU; returns None, or why there are none."""
+    if ops is None:
+        return why_unavailable
+    why = _build().get("why_not_cuda")
+    if why is not None:
+        return f"it was built without them: {why}"
+    try:
+        tf.load_library(str(_FOLDER / "_ops_cuda.so"))
+    except (tf.errors.OpError, OSError) as error:
+        return f"its library does not load ({getattr(error, 'message', error)})"
+    return None
+
+
 def _load_xla() -> str | None:
     """Loads XLA's kernels of the ops; returns None, or why there are none."""
     if ops is None:
@@ -66,6 +80,7 @@ def _load_xla() -> str | None:
 
 
 ops, why_unavailable = _load()
+why_not_cuda = _load_cuda()
 _why_not_xla = _load_xla()
 
 
@@ -118,8 +133,8 @@ def in_xla_context() -> bool:
 
 def why_not_xla() -> str | None:
     """Returns why XLA cannot compile the op on every device that it may run on here; None where it can."""
-    if _why_not_xla is None and not _build().get("cuda") and tf.config.get_visible_devices("GPU"):
-        return "it was built without CUDA, and there is a GPU"
+    if _why_not_xla is None and why_not_cuda is not None and tf.config.get_visible_devices("GPU"):
+        return f"there is a GPU, and no kernels for it: {why_not_cuda}"
     return _why_not_xla
 
 
@@ -148,7 +163,8 @@ def build_info() -> dict[str, Any]:
         - `implementation`: what `implementation="auto"` means, "native" or "tf".
         - `instruction_set`: which of the processor's instruction sets the kernels use; the environment
           variable `SEPARATIONFACTOR_INSTRUCTION_SET` can name another, for tests.
-        - `cuda`: whether there are kernels for a GPU.
+        - `cuda`: the `version` of the CUDA toolkit and the `architectures` that the kernels for a GPU were
+          built with and for, a dict; None without such kernels, and `why_not_cuda` the reason.
         - `xla`: whether XLA compiles the op, and `why_not_xla` the reason if it does not; then functions
           with `jit_compile=True` use plain TensorFlow ops.
     """
@@ -169,7 +185,8 @@ def build_info() -> dict[str, Any]:
         "why_not_native": why_unavailable,
         "implementation": implementation,
         "instruction_set": _instruction_set() if ops is not None else None,
-        "cuda": bool(build.get("cuda")),
+        "cuda": build.get("cuda") if why_not_cuda is None else None,
+        "why_not_cuda": why_not_cuda,
         "xla": why_not_xla() is None,
         "why_not_xla": why_not_xla(),
     }

@@ -88,7 +88,7 @@ def separate(
                 "SeparationFactor>Separate",
                 None,
                 x,
-                *_constants(k, separation, suppression, x._datatype_enum()),
+                *_constants(k, separation, suppression, x._datatype_enum(), x.backing_device),
             )[0]
         except Exception:
             pass  # what is wrong with an argument, the checks that follow say
@@ -140,10 +140,18 @@ def separate(
 
 
 @functools.lru_cache(maxsize=256)
-def _constants(k: int, separation: float, suppression: float, dtype: int) -> tuple[tf.Tensor, ...]:
-    """Returns the op's scalars as eager tensors, which would otherwise be made anew for each call."""
+def _constants(
+    k: int, separation: float, suppression: float, dtype: int, device: str
+) -> tuple[tf.Tensor, ...]:
+    """Returns the op's scalars as eager tensors, which would otherwise be made anew for each call.
+
+    Each is where the kernels read it, so that none is copied at each call: k on the host, and the factors on
+    the device, x's.
+    """
     with tf.device("CPU"):
-        return tf.constant(k, tf.int64), tf.constant(separation, dtype), tf.constant(suppression, dtype)
+        k = tf.constant(k, tf.int64)
+    with tf.device(device):
+        return k, tf.constant(separation, dtype), tf.constant(suppression, dtype)
 
 
 def _to_last_axis(rank: Any, axis: int) -> Any:

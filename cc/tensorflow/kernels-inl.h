@@ -1,0 +1,153 @@
+// The ops' kernels, the same for every device: they validate, allocate, and leave the computing to the device.
+//
+// A Device is a class with three static functions:
+//
+//   template <class T>
+//   static absl::Status Separate(OpKernelContext* context, Score score, Rows shape, int64_t k,
+//                                const Tensor& separation, const Tensor& suppression, const Tensor& x, Tensor* y,
+//                                Tensor* selected);
+//   template <class T>
+//   static absl::Status ScaleSelected(OpKernelContext* context, Rows shape, const Tensor& v, const Tensor& selected,
+//                                     const Tensor& separation, const Tensor& suppression, Tensor* out);
+//   template <class T>
+//   static absl::Status SumSelected(OpKernelContext* context, Rows shape, const Tensor& u, const Tensor& v,
+//                                   const Tensor& selected, Tensor* selected_sum, Tensor* others_sum);
+//
+// Separate and ScaleSelected are not called for empty tensors. k is in host memory on every device, so that one that
+// is out of range is an error of the op; the other tensors are where the device has them.
+
+#ifndef SEPARATIONFACTOR_TENSORFLOW_KERNELS_INL_H_
+#define SEPARATIONFACTOR_TENSORFLOW_KERNELS_INL_H_
+
+#include <cstdint>
+#include <string>
+
+#include "absl/status/status.h"
+#include "core/separate.h"
+#include "tensorflow/arguments.h"
+#include "tensorflow/core/framework/op_kernel.h"
+#include "tensorflow/core/framework/tensor.h"
+#include "tensorflow/core/framework/tensor_shape.h"
+#include "tensorflow/core/framework/types.h"
+
+namespace separationfactor {
+namespace {
+
+using ::tensorflow::OpKernel;
+using ::tensorflow::OpKernelConstruction;
+using ::tensorflow::OpKernelContext;
+using ::tensorflow::Tensor;
+using ::tensorflow::TensorShape;
+
+template <class T>
+constexpr DType kDType = DType::kFloat32;
+template <>
+constexpr DType kDType<double> = DType::kFloat64;
+template <>
+constexpr DType kDType<::tensorflow::bfloat16> = DType::kBFloat16;
+template <>
+constexpr DType kDType<Eigen::half> = DType::kFloat16;
+
+absl::Status ReadK(const Tensor& tensor, int64_t n, int64_t* k) {
+  TF_RETURN_IF_ERROR(CheckScalar("k", tensor.shape()));
+  *k = tensor.dtype() == ::tensorflow::DT_INT32 ? tensor.scalar<int32_t>()() : tensor.scalar<int64_t>()();
+  return CheckK(*k, n);
+}
+
+template <class Device, class T>
+class SeparateOp : public OpKernel {
+ public:
+  explicit SeparateOp(OpKernelConstruction* context) : OpKernel(context) {
+    std::string by;
+    OP_REQUIRES_OK(context, context->GetAttr("by", &by));
+    score_ = by == "magnitude" ? Score::kMagnitude : Score::kValue;
+  }
+
+  void Compute(OpKernelContext* context) override {
+    const Tensor& x = context->input(0);
+    const Tensor& separation = context->input(2);
+    const Tensor& suppression = context->input(3);
+    OP_REQUIRES_OK(context, CheckRows("x", x.shape()));
+    OP_REQUIRES_OK(context, CheckScalar("separation", separation.shape()));
+    OP_REQUIRES_OK(context, CheckScalar("suppression", suppression.shape()));
+    const Rows shape = RowsOf(x.shape());
+    int64_t k;
+    OP_REQUIRES_OK(context, ReadK(context->input(1), shape.n, &k));
+
+    Tensor* y = nullptr;
+    Tensor* selected = nullptr;
+    OP_REQUIRES_OK(context, context->forward_input_or_allocate_output({0}, 0, x.shape(), &y));
+    OP_REQUIRES_OK(context, context->allocate_output(1, BitmaskShape(x.shape()), &selected));
+    if (x.NumElements() == 0) return;
+    OP_REQUIRES_OK(context,
+                   Device::template Separate<T>(context, score_, shape, k, separation, suppression, x, y, selected));
+  }
+
+ private:
+  Score score_;
+};
+
+template <class Device, class T>
+class ScaleSelectedOp : public OpKernel {
+ public:
+  using OpKernel::OpKernel;
+
+  void Compute(OpKernelContext* context) override {
+    const Tensor& v = context->input(0);
+    const Tensor& selected = context->input(1);
+    const Tensor& separation = context->input(2);
+    const Tensor& suppression = context->input(3);
+    OP_REQUIRES_OK(context, CheckRows("v", v.shape()));
+    OP_REQUIRES_OK(context, CheckBitmask(v.shape(), selected.shape()));
+    OP_REQUIRES_OK(context, CheckScalar("separation", separation.shape()));
+    OP_REQUIRES_OK(context, CheckScalar("suppression", suppression.shape()));
+
+    Tensor* out = nullptr;
+    OP_REQUIRES_OK(context, context->forward_input_or_allocate_output({0}, 0, v.shape(), &out));
+    if (v.NumElements() == 0) return;
+    OP_REQUIRES_OK(context, Device::template ScaleSelected<T>(context, RowsOf(v.shape()), v, selected, separation,
+                                                              suppression, out));
+  }
+};
+
+template <class Device, class T>
+class SumSelectedOp : public OpKernel {
+ public:
+  using OpKernel::OpKernel;
+
+  void Compute(OpKernelContext* context) override {
+    const Tensor& u = context->input(0);
+    const Tensor& v = context->input(1);
+    const Tensor& selected = context->input(2);
+    OP_REQUIRES_OK(context, CheckRows("u", u.shape()));
+    OP_REQUIRES_OK(context, CheckSameShape(u.shape(), v.shape()));
+    OP_REQUIRES_OK(context, CheckBitmask(u.shape(), selected.shape()));
+
+    Tensor* selected_sum = nullptr;
+    Tensor* others_sum = nullptr;
+    OP_REQUIRES_OK(context, context->allocate_output(0, TensorShape({}), &selected_sum));
+    OP_REQUIRES_OK(context, context->allocate_output(1, TensorShape({}), &others_sum));
+    OP_REQUIRES_OK(
+        context, Device::template SumSelected<T>(context, RowsOf(u.shape()), u, v, selected, selected_sum, others_sum));
+  }
+};
+
+// Registers the kernels of a device, a Device as above and TensorFlow's name of it, for a type and for all.
+#define REGISTER_KERNELS(DEVICE, NAME, T)                                                                        \
+  REGISTER_KERNEL_BUILDER(Name("SeparationFactor>Separate").Device(NAME).HostMemory("k").TypeConstraint<T>("T"), \
+                          SeparateOp<DEVICE, T>);                                                                \
+  REGISTER_KERNEL_BUILDER(Name("SeparationFactor>ScaleSelected").Device(NAME).TypeConstraint<T>("T"),            \
+                          ScaleSelectedOp<DEVICE, T>);                                                           \
+  REGISTER_KERNEL_BUILDER(Name("SeparationFactor>SumSelected").Device(NAME).TypeConstraint<T>("T"),              \
+                          SumSelectedOp<DEVICE, T>)
+
+#define REGISTER_ALL_KERNELS(DEVICE, NAME)                \
+  REGISTER_KERNELS(DEVICE, NAME, float);                  \
+  REGISTER_KERNELS(DEVICE, NAME, double);                 \
+  REGISTER_KERNELS(DEVICE, NAME, ::tensorflow::bfloat16); \
+  REGISTER_KERNELS(DEVICE, NAME, Eigen::half)
+
+}  // namespace
+}  // namespace separationfactor
+
+#endif  // SEPARATIONFACTOR_TENSORFLOW_KERNELS_INL_H_
