@@ -17,14 +17,14 @@ DEMO = train --dataset digits --epochs $(EPOCHS) --batch-size 50 --learning-rate
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 export MPLBACKEND ?= agg
 
-SOURCES = setup.py pyproject.toml CMakeLists.txt $(shell find cc python -name '*.py' -o -name '*.cc' -o -name '*.cu' -o -name '*.h')
+SOURCES = setup.py pyproject.toml CMakeLists.txt $(shell find cc cmake python -name '*.py' -o -name '*.cc' -o -name '*.cu' -o -name '*.h')
 CXX_FILES = $(shell find cc tests -name '*.cc' -o -name '*.cu' -o -name '*.h')
 
 # What depends on the versions of TensorFlow and Keras: the ops and the layers in all their uses.
 OLDEST = 2.16
 VERSION_TESTS = ops xla layers callbacks native core_module models
 
-.PHONY: demo test test-oldest lint core-test python-test short-demo develop clean
+.PHONY: demo test test-oldest lint core-test python-test short-demo cuda-evidence develop clean
 
 demo: $(VENV)/installed
 	$(BIN)/separationfactor $(DEMO) --output $(RUN) --resume
@@ -59,6 +59,10 @@ core-test: $(VENV)/installed
 
 python-test: $(VENV)/installed
 	$(BIN)/python -m pytest $(TESTS)
+
+# What can be known of the CUDA kernels without a card; needs nvcc.
+cuda-evidence: $(VENV)/installed
+	$(BIN)/python cc/benchmark/cuda_evidence.py
 
 # The developer's environment: an editable install, whose compiled code `python setup.py build_ext --inplace`
 # rebuilds, compiling what has changed.
