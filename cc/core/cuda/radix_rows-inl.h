@@ -214,9 +214,7 @@ __global__ void __launch_bounds__(kMaxBlockThreads) SeparateByBlock(RowsParams<T
 template <class T>
 struct SplitParams {
   using Bits = typename T::Bits;
-  RowsParams<T> rows;
-  int64_t all_rows;  // the tensor's, where `rows` has those of one batch
-  Pointer<uint8_t> all_selected;
+  RowsParams<T> rows;  // of one batch
   int64_t segment;     // entries
   int32_t segments;    // of a row
   int32_t digit;       // how many digits have been counted
@@ -378,8 +376,8 @@ __global__ void __launch_bounds__(kSplitThreads) WriteDecided(SplitParams<T> par
   }
 }
 
-// Sets bits of the bitmask, whose words several threads may share. Only the tensor's first and last bytes lie in no
-// word that is the bitmask's alone: their bits are gathered in `edge_bits`, six words of shared memory.
+// Sets bits of the bitmask, whose words several threads may share. Only the batch's first and last bytes may lie in
+// a word that is not its alone: their bits are gathered in `edge_bits`, six words of shared memory.
 struct BitSetter {
   Pointer<uint8_t> selected;
   int64_t bytes;
@@ -430,14 +428,13 @@ __global__ void __launch_bounds__(kCandidateThreads) WriteCandidates(SplitParams
     }
 
     const int64_t bytes = BitmaskBytes(n);
-    const BitSetter bits{params.all_selected, params.all_rows * bytes, memory.exchange};
+    const BitSetter bits{p.selected, p.rows * bytes, memory.exchange};
     if (threadIdx.x < 6) bits.edge_bits[threadIdx.x] = 0;
     __syncthreads();
-    const int64_t first_byte = (p.selected - params.all_selected) + row * bytes;
     params.ForEachCandidate(row, count, [&](Bits entry, uint32_t i) {
       if (!cut.Selects(KeyOf<T>(entry, p.score_mask), n - 1 - i)) return;
       p.y[row * n + i] = factors.Product(entry, true);
-      bits.Set(first_byte + i / 8, 1u << i % 8);
+      bits.Set(row * bytes + i / 8, 1u << i % 8);
     });
     __syncthreads();
     if (threadIdx.x == 0) bits.SetEdges();

@@ -166,8 +166,6 @@ class Separator {
       std::string failure = Message(cudaMemsetAsync(scratch.counts, 0, scratch.zero_bytes, stream_),
                                     "memset of CountDigits' scratch", args_.dtype, args_.rows, args_.n);
       SplitParams<T> params{RowsFrom(first, rows),
-                            args_.rows,
-                            ToDevice<uint8_t>(args_.selected),
                             split.segment,
                             static_cast<int32_t>(split.segments),
                             0,
