@@ -401,6 +401,20 @@ def test_bad_arguments(arguments, error, message):
 
 
 @needs_native
+@pytest.mark.parametrize("dtype", oracle.DTYPES)
+def test_a_call_that_needs_no_gradient_gives_the_bits_of_one_that_does(dtype):
+    # The factors lie about halfway between numbers of the half types, and one is of theirs denormal.
+    x = tf.cast(np.random.default_rng(0).standard_normal((5, 37)), dtype)
+    halfway = 1 + 2.0**-11
+    for separation, suppression in [(0.1, 1 / 3), (halfway + 2.0**-40, halfway), (1e-6, -0.0), (1e6, 3.0)]:
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            expected = sf.separate(x, 9, separation, suppression)
+        y = sf.separate(x, 9, separation, suppression)
+        assert y.numpy().tobytes() == expected.numpy().tobytes()
+
+
+@needs_native
 def test_the_raw_ops_check_what_they_are_given():
     ops = native.ops
     x, mask = tf.zeros((2, 9)), tf.zeros((2, 2), tf.uint8)
@@ -415,6 +429,14 @@ def test_the_raw_ops_check_what_they_are_given():
             r"k must be in \[0, n\].*k = 10, n = 9",
         ),
         (lambda: ops.separation_factor_separate(x, 1, [1.0], 0.0), "separation must be a scalar"),
+        (
+            lambda: ops.separation_factor_separate_without_gradient(x, [1.0, 1.0, 0.0]),
+            "scalars must be k and two factors",
+        ),
+        (
+            lambda: ops.separation_factor_separate_without_gradient(x, [10.0] * 9),
+            r"k must be in \[0, n\].*k = 10, n = 9",
+        ),
         (
             lambda: ops.separation_factor_scale_selected(x, mask[:1], 1.0, 0.0),
             r"selected must have shape \[2,2\]",

@@ -9,6 +9,7 @@
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "core/separate.h"
+#include "tensorflow/core/framework/tensor.h"
 #include "tensorflow/core/framework/tensor_shape.h"
 
 namespace separationfactor {
@@ -53,6 +54,20 @@ inline absl::Status CheckRows(const char* name, const ::tensorflow::TensorShape&
 inline absl::Status CheckK(int64_t k, int64_t n) {
   if (0 <= k && k <= n) return absl::OkStatus();
   return InvalidArgument("k must be in [0, n]. Received: k = ", k, ", n = ", n);
+}
+
+// The scalars of SeparateWithoutGradient, for an x of this type.
+inline absl::Status ReadScalars(const ::tensorflow::Tensor& scalars, DType dtype, int64_t n, int64_t* k,
+                                double* separation, double* suppression) {
+  if (scalars.shape() != ::tensorflow::TensorShape({9})) {
+    return InvalidArgument("scalars must be k and two factors for each of four types. Received: shape ",
+                           scalars.shape().DebugString());
+  }
+  const auto values = scalars.flat<double>();
+  *k = static_cast<int64_t>(values(0));
+  *separation = values(1 + 2 * static_cast<int>(dtype));
+  *suppression = values(2 + 2 * static_cast<int>(dtype));
+  return CheckK(*k, n);
 }
 
 inline absl::Status CheckBitmask(const ::tensorflow::TensorShape& rows, const ::tensorflow::TensorShape& selected) {

@@ -4,8 +4,8 @@
 //
 //   template <class T>
 //   static absl::Status Separate(OpKernelContext* context, Score score, Rows shape, int64_t k,
-//                                const Tensor& separation, const Tensor& suppression, const Tensor& x, Tensor* y,
-//                                Tensor* selected);
+//                                const FactorInput& separation, const FactorInput& suppression, const Tensor& x,
+//                                Tensor* y, Tensor* selected);
 //   template <class T>
 //   static absl::Status ScaleSelected(OpKernelContext* context, Rows shape, const Tensor& v, const Tensor& selected,
 //                                     const Tensor& separation, const Tensor& suppression, Tensor* out);
@@ -48,6 +48,12 @@ constexpr DType kDType<::tensorflow::bfloat16> = DType::kBFloat16;
 template <>
 constexpr DType kDType<Eigen::half> = DType::kFloat16;
 
+// A factor: a scalar that is where the device has its tensors or, without one, a number.
+struct FactorInput {
+  const Tensor* tensor;
+  double value = 0;
+};
+
 absl::Status ReadK(const Tensor& tensor, int64_t n, int64_t* k) {
   TF_RETURN_IF_ERROR(CheckScalar("k", tensor.shape()));
   *k = tensor.dtype() == ::tensorflow::DT_INT32 ? tensor.scalar<int32_t>()() : tensor.scalar<int64_t>()();
@@ -79,12 +85,37 @@ class SeparateOp : public OpKernel {
     OP_REQUIRES_OK(context, context->forward_input_or_allocate_output({0}, 0, x.shape(), &y));
     OP_REQUIRES_OK(context, context->allocate_output(1, BitmaskShape(x.shape()), &selected));
     if (x.NumElements() == 0) return;
-    OP_REQUIRES_OK(context,
-                   Device::template Separate<T>(context, score_, shape, k, separation, suppression, x, y, selected));
+    OP_REQUIRES_OK(context, Device::template Separate<T>(context, score_, shape, k, FactorInput{&separation},
+                                                         FactorInput{&suppression}, x, y, selected));
   }
 
  private:
   Score score_;
+};
+
+// What SeparateOp does, but by value alone and for callers who will ask for no gradient.
+template <class Device, class T>
+class SeparateWithoutGradientOp : public OpKernel {
+ public:
+  using OpKernel::OpKernel;
+
+  void Compute(OpKernelContext* context) override {
+    const Tensor& x = context->input(0);
+    OP_REQUIRES_OK(context, CheckRows("x", x.shape()));
+    const Rows shape = RowsOf(x.shape());
+    int64_t k;
+    FactorInput separation{nullptr}, suppression{nullptr};
+    OP_REQUIRES_OK(context,
+                   ReadScalars(context->input(1), kDType<T>, shape.n, &k, &separation.value, &suppression.value));
+
+    Tensor* y = nullptr;
+    Tensor selected;
+    OP_REQUIRES_OK(context, context->forward_input_or_allocate_output({0}, 0, x.shape(), &y));
+    OP_REQUIRES_OK(context, context->allocate_temp(::tensorflow::DT_UINT8, BitmaskShape(x.shape()), &selected));
+    if (x.NumElements() == 0) return;
+    OP_REQUIRES_OK(context, Device::template Separate<T>(context, Score::kValue, shape, k, separation, suppression, x,
+                                                         y, &selected));
+  }
 };
 
 template <class Device, class T>
@@ -133,12 +164,15 @@ class SumSelectedOp : public OpKernel {
 };
 
 // Registers the kernels of a device, a Device as above and TensorFlow's name of it, for a type and for all.
-#define REGISTER_KERNELS(DEVICE, NAME, T)                                                                        \
-  REGISTER_KERNEL_BUILDER(Name("SeparationFactor>Separate").Device(NAME).HostMemory("k").TypeConstraint<T>("T"), \
-                          SeparateOp<DEVICE, T>);                                                                \
-  REGISTER_KERNEL_BUILDER(Name("SeparationFactor>ScaleSelected").Device(NAME).TypeConstraint<T>("T"),            \
-                          ScaleSelectedOp<DEVICE, T>);                                                           \
-  REGISTER_KERNEL_BUILDER(Name("SeparationFactor>SumSelected").Device(NAME).TypeConstraint<T>("T"),              \
+#define REGISTER_KERNELS(DEVICE, NAME, T)                                                                         \
+  REGISTER_KERNEL_BUILDER(Name("SeparationFactor>Separate").Device(NAME).HostMemory("k").TypeConstraint<T>("T"),  \
+                          SeparateOp<DEVICE, T>);                                                                 \
+  REGISTER_KERNEL_BUILDER(                                                                                        \
+      Name("SeparationFactor>SeparateWithoutGradient").Device(NAME).HostMemory("scalars").TypeConstraint<T>("T"), \
+      SeparateWithoutGradientOp<DEVICE, T>);                                                                      \
+  REGISTER_KERNEL_BUILDER(Name("SeparationFactor>ScaleSelected").Device(NAME).TypeConstraint<T>("T"),             \
+                          ScaleSelectedOp<DEVICE, T>);                                                            \
+  REGISTER_KERNEL_BUILDER(Name("SeparationFactor>SumSelected").Device(NAME).TypeConstraint<T>("T"),               \
                           SumSelectedOp<DEVICE, T>)
 
 #define REGISTER_ALL_KERNELS(DEVICE, NAME)                \

@@ -31,6 +31,11 @@ double Scalar(const Tensor& tensor) {
   return static_cast<double>(tensor.scalar<T>()());
 }
 
+template <class T>
+double Number(const FactorInput& factor) {
+  return factor.tensor != nullptr ? Scalar<T>(*factor.tensor) : factor.value;
+}
+
 // The half types by way of float32, as a cast to them does in TensorFlow.
 template <class T>
 T Round(double sum) {
@@ -40,16 +45,17 @@ T Round(double sum) {
 
 struct Cpu {
   template <class T>
-  static absl::Status Separate(OpKernelContext* context, Score score, Rows shape, int64_t k, const Tensor& separation,
-                               const Tensor& suppression, const Tensor& x, Tensor* y, Tensor* selected) {
+  static absl::Status Separate(OpKernelContext* context, Score score, Rows shape, int64_t k,
+                               const FactorInput& separation, const FactorInput& suppression, const Tensor& x,
+                               Tensor* y, Tensor* selected) {
     SeparateArgs args{};
     args.dtype = kDType<T>;
     args.score = score;
     args.rows = shape.rows;
     args.n = shape.n;
     args.k = k;
-    args.separation = Scalar<T>(separation);
-    args.suppression = Scalar<T>(suppression);
+    args.separation = Number<T>(separation);
+    args.suppression = Number<T>(suppression);
     args.x = x.data();
     args.y = y->data();
     args.selected = selected->flat<uint8_t>().data();

@@ -26,6 +26,13 @@ cuda::Factor FactorOf(const Tensor& tensor) {
   return factor;
 }
 
+cuda::Factor FactorOf(const FactorInput& input) {
+  if (input.tensor != nullptr) return FactorOf(*input.tensor);
+  cuda::Factor factor;
+  factor.value = input.value;
+  return factor;
+}
+
 absl::Status StatusOf(const std::string& error) {
   return error.empty() ? absl::OkStatus() : absl::InternalError(error);
 }
@@ -47,8 +54,9 @@ absl::Status AllocateScratch(OpKernelContext* context, int64_t bytes, Tensor* sc
 
 struct Gpu {
   template <class T>
-  static absl::Status Separate(OpKernelContext* context, Score score, Rows shape, int64_t k, const Tensor& separation,
-                               const Tensor& suppression, const Tensor& x, Tensor* y, Tensor* selected) {
+  static absl::Status Separate(OpKernelContext* context, Score score, Rows shape, int64_t k,
+                               const FactorInput& separation, const FactorInput& suppression, const Tensor& x,
+                               Tensor* y, Tensor* selected) {
     cuda::Device device;
     TF_RETURN_IF_ERROR(CurrentDevice(&device));
     Tensor scratch;

@@ -58,6 +58,14 @@ absl::Status SeparateShape(InferenceContext* c) {
   return absl::OkStatus();
 }
 
+absl::Status SeparateWithoutGradientShape(InferenceContext* c) {
+  ShapeHandle x, scalars;
+  TF_RETURN_IF_ERROR(c->WithRankAtLeast(c->input(0), 1, &x));
+  TF_RETURN_IF_ERROR(c->Merge(c->input(1), c->Vector(9), &scalars));
+  c->set_output(0, x);
+  return absl::OkStatus();
+}
+
 absl::Status ScaleSelectedShape(InferenceContext* c) {
   ShapeHandle v;
   TF_RETURN_IF_ERROR(c->WithRankAtLeast(c->input(0), 1, &v));
@@ -103,6 +111,21 @@ selected: A bitmask of the selected entries: entry i of a row is bit i % 8 of th
 by: What entries are ranked by: their value or their magnitude.
 factor_gradients: Whether the gradient with respect to the factors is wanted. Without it backward keeps
   nothing but the bitmask.
+)doc");
+
+// On a small tensor the dispatch is most of an eager call, and each input and output a part of it.
+REGISTER_OP("SeparationFactor>SeparateWithoutGradient")
+    .Input("x: T")
+    .Input("scalars: double")
+    .Output("y: T")
+    .Attr("T: {float, double, bfloat16, half}")
+    .SetShapeFn(SeparateWithoutGradientShape)
+    .Doc(R"doc(
+Computes y as Separate does, by value, and keeps nothing for a gradient.
+
+x: Rows along the last axis.
+scalars: k, and separation and suppression as each type of x rounds them, in the order of types above.
+y: The rows, each entry multiplied by its factor.
 )doc");
 
 REGISTER_OP("SeparationFactor>ScaleSelected")

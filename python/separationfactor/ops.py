@@ -70,28 +70,28 @@ def separate(
         NotImplementedError: If x is a DTensor, which only "tf" takes. In a `tf.function` TensorFlow says so,
             in words of its own.
     """
-    implementation = native.resolve(implementation)
     if (
-        implementation == "native"
-        and type(x) is EagerTensor
+        type(x) is EagerTensor
         and type(k) is int
         and type(separation) is type(suppression) is float
         and axis == -1
         and by == "value"
-        and not record.could_possibly_record()
-        and context.executing_eagerly()
+        and pywrap_tfe.TFE_Py_TapeSetIsEmpty()
+        and context._context._thread_local_data.is_eager
+        and native.runs_eagerly(implementation)
     ):
-        # The generated wrapper, and attributes that are as by default, cost more than a small kernel.
+        # The op's generated wrapper costs more than a small kernel.
         try:
             return pywrap_tfe.TFE_Py_FastPathExecute(
-                context.context(),
-                "SeparationFactor>Separate",
+                context._context,
+                "SeparationFactor>SeparateWithoutGradient",
                 None,
                 x,
-                *_constants(k, separation, suppression, x._datatype_enum(), x.backing_device),
-            )[0]
+                _scalars(k, separation, suppression),
+            )
         except Exception:
             pass  # what is wrong with an argument, the checks that follow say
+    implementation = native.resolve(implementation)
     x = tf.convert_to_tensor(x)
     if implementation == "native" and isinstance(x, EagerTensor) and "CUSTOM" in x.device:
         # DTensor, a custom device, splits only ops that TensorFlow itself has told it of.
@@ -131,7 +131,14 @@ def separate(
     suppression, suppression_is_tensor = _factor("suppression", suppression, x.dtype)
     factor_gradients = separation_is_tensor or suppression_is_tensor
     if implementation == "tf":
-        return plain.separate(x, k, separation, suppression, by)
+        return plain.separate(
+            x,
+            tf.convert_to_tensor(k),
+            tf.convert_to_tensor(separation, x.dtype),
+            tf.convert_to_tensor(suppression, x.dtype),
+            by,
+            factor_gradients,
+        )
     if factor_gradients or not tf.executing_eagerly() or not record.could_possibly_record():
         return native.ops.separation_factor_separate(
             x, k, separation, suppression, by=by, factor_gradients=factor_gradients
@@ -140,18 +147,12 @@ def separate(
 
 
 @functools.lru_cache(maxsize=256)
-def _constants(
-    k: int, separation: float, suppression: float, dtype: int, device: str
-) -> tuple[tf.Tensor, ...]:
-    """Returns the op's scalars as eager tensors, which would otherwise be made anew for each call.
-
-    Each is where the kernels read it, so that none is copied at each call: k on the host, and the factors on
-    the device, x's.
-    """
+def _scalars(k: int, separation: float, suppression: float) -> tf.Tensor:
+    """Returns the scalars as SeparateWithoutGradient takes them: made once, whatever the type of x."""
     with tf.device("CPU"):
-        k = tf.constant(k, tf.int64)
-    with tf.device(device):
-        return k, tf.constant(separation, dtype), tf.constant(suppression, dtype)
+        # Each type rounds as a constant of it does everywhere else.
+        factors = [tf.constant([separation, suppression], dtype).numpy() for dtype in DTYPES]
+        return tf.constant(np.concatenate([[k], *factors], dtype=np.float64))
 
 
 def _to_last_axis(rank: Any, axis: int) -> Any:
