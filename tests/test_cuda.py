@@ -15,7 +15,10 @@ from tensorflow.python.framework import kernels
 from separationfactor import native
 
 ROOT = Path(__file__).parents[1]
-OPS = ["SeparationFactor>Separate", "SeparationFactor>ScaleSelected", "SeparationFactor>SumSelected"]
+OPS = [
+    f"SeparationFactor>{name}"
+    for name in ("Separate", "SeparateWithoutGradient", "ScaleSelected", "SumSelected")
+]
 
 needs_cuda = pytest.mark.skipif(
     native.why_not_cuda is not None, reason=f"there are no kernels for a GPU: {native.why_not_cuda}"
