@@ -131,14 +131,7 @@ def separate(
     suppression, suppression_is_tensor = _factor("suppression", suppression, x.dtype)
     factor_gradients = separation_is_tensor or suppression_is_tensor
     if implementation == "tf":
-        return plain.separate(
-            x,
-            tf.convert_to_tensor(k),
-            tf.convert_to_tensor(separation, x.dtype),
-            tf.convert_to_tensor(suppression, x.dtype),
-            by,
-            factor_gradients,
-        )
+        return plain.separate(x, k, separation, suppression, by)
     if factor_gradients or not tf.executing_eagerly() or not record.could_possibly_record():
         return native.ops.separation_factor_separate(
             x, k, separation, suppression, by=by, factor_gradients=factor_gradients
