@@ -1,0 +1,143 @@
+"""What a richer posterior, and a decoder that predicts pixels from pixels, do to the reference model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import keras
+import numpy as np
+from matplotlib.figure import Figure
+
+from separationfactor import evaluation, metrics
+from separationfactor.data import Dataset
+from separationfactor.models import ConditionalVAE
+from separationfactor.studies import training
+from separationfactor.studies.framework import Results, Study, Trial
+
+_EPOCHS, _QUICK_EPOCHS = 12, 1
+_BATCH = 100
+# Of the test images, and samples of z for the importance-weighted bound of each.
+_IMAGES, _SAMPLES = 500, 100
+_QUICK_IMAGES, _QUICK_SAMPLES = 20, 3
+_SHOWN = 6
+
+
+def prepare(dataset: Dataset, folder: Path, quick: bool) -> None:
+    """Trains the judge of what class an image shows."""
+    evaluation.judge_of(folder, dataset, epochs=1 if quick else 15)
+
+
+def measure(trial: Trial) -> dict[str, float]:
+    """Trains the model of a setting and measures it on the test part."""
+    dataset, quick = trial.dataset, trial.quick
+    model = ConditionalVAE(
+        dataset.image_shape, dataset.num_classes, seed=trial.seed, implementation="tf", **trial.options
+    )
+    model.compile(keras.optimizers.Adam(1e-3))
+    training.fit(
+        model,
+        dataset.x_train,
+        dataset.y_train,
+        epochs=_QUICK_EPOCHS if quick else _EPOCHS,
+        batch_size=_BATCH,
+        seed=trial.seed,
+    )
+    terms = model.evaluate(dataset.x_test, dataset.y_test, batch_size=500, verbose=0, return_dict=True)
+    count, samples = (_QUICK_IMAGES, _QUICK_SAMPLES) if quick else (_IMAGES, _SAMPLES)
+    images, labels = dataset.x_test[:count], dataset.y_test[:count]
+    log_weights = [model.log_weights(images, labels) for _ in range(samples)]
+
+    judge = evaluation.judge_of(trial.shared, dataset)
+    others = (labels + 1 + np.arange(len(labels)) % (model.num_classes - 1)) % model.num_classes
+    swapped = model.swap(images, others, labels)
+    drawn = model.generate(labels, seed=trial.seed)
+    shown = _drawn(model, images, labels)
+    np.save(trial.folder / "images.npy", shown.astype(np.float16))
+    return {
+        "negative_elbo": terms["negative_elbo"],
+        "reconstruction": terms["reconstruction"],
+        "kl": terms["kl"],
+        "importance_weighted_nll": metrics.importance_weighted_nll(log_weights),
+        "swap_accuracy": np.mean(np.argmax(judge(swapped), axis=1) == others),
+        "sample_accuracy": np.mean(np.argmax(judge(drawn), axis=1) == labels),
+        "judge_accuracy": np.mean(np.argmax(judge(images), axis=1) == labels),
+        "leakage_linear": metrics.leakage(np.asarray(model.encode(images, labels)[0]), labels),
+    }
+
+
+def _drawn(model: ConditionalVAE, images: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Returns rows of images: some, as they are redrawn, as other classes, and new ones of their classes."""
+    images, labels = images[:_SHOWN], labels[:_SHOWN]
+    rows = [images, model.reconstruct(images, labels)]
+    rows += [model.swap(images, (labels + step) % model.num_classes, labels) for step in (1, 2, 3)]
+    rows += [model.generate(labels, seed=seed) for seed in (0, 1, 2)]
+    return np.stack(rows)
+
+
+def draw(results: Results) -> Mapping[str, Figure]:
+    """Draws the bound beside the command of the class, and images of each setting's first seed."""
+    return {"bound": _draw_bound(results), "images": _draw_images(results)}
+
+
+def _draw_bound(results: Results) -> Figure:
+    figure = Figure(figsize=(9, 3.2), layout="constrained")
+    names = results.settings()
+    panels = {
+        "nats an image": ("negative_elbo", "importance_weighted_nll", "kl"),
+        "accuracy": ("swap_accuracy", "sample_accuracy", "leakage_linear"),
+    }
+    for index, (title, columns) in enumerate(panels.items()):
+        axes = figure.add_subplot(1, 2, index + 1)
+        for place, column in enumerate(columns):
+            axes.bar(
+                np.arange(len(names)) + 0.27 * (place - 1),
+                [results.mean(name, column) for name in names],
+                0.25,
+                yerr=[results.deviation(name, column) for name in names],
+                label=column.replace("_", " "),
+            )
+        axes.set_xticks(range(len(names)), names, fontsize=8)
+        axes.set_title(title, fontsize=10)
+        axes.legend(fontsize=7)
+    return figure
+
+
+def _draw_images(results: Results) -> Figure:
+    names = results.settings()
+    figure = Figure(figsize=(3.4 * len(names), 4.2), layout="constrained")
+    labels = ["image", "redrawn", "class + 1", "class + 2", "class + 3", "new", "new", "new"]
+    for index, name in enumerate(names):
+        grid = np.load(results.trial_folder(name, 0) / "images.npy").astype(np.float32)
+        rows, columns, height, width = grid.shape[:4]
+        axes = figure.add_subplot(1, len(names), index + 1)
+        ink = grid[..., 0].transpose(0, 2, 1, 3).reshape(rows * height, columns * width)
+        axes.imshow(ink, cmap="gray_r", vmin=0, vmax=1)
+        axes.set_yticks(np.arange(rows) * height + height / 2, labels, fontsize=7)
+        axes.set_xticks([])
+        axes.set_title(name, fontsize=10)
+    return figure
+
+
+STUDY = Study(
+    name="expressive",
+    summary="What an inverse autoregressive flow and a PixelCNN decoder do to the reference model.",
+    settings={
+        "reference": {"posterior": "gaussian", "decoder": "convolutional"},
+        "iaf": {"posterior": "iaf", "decoder": "convolutional"},
+        "pixelcnn": {"posterior": "gaussian", "decoder": "pixelcnn"},
+        "iaf+pixelcnn": {"posterior": "iaf", "decoder": "pixelcnn"},
+    },
+    quick_settings=("reference", "iaf+pixelcnn"),
+    measure=measure,
+    draw=draw,
+    columns={
+        "negative_elbo": ".1f",
+        "kl": ".1f",
+        "importance_weighted_nll": ".1f",
+        "swap_accuracy": ".3f",
+        "sample_accuracy": ".3f",
+        "leakage_linear": ".3f",
+    },
+    prepare=prepare,
+)
