@@ -281,6 +281,7 @@ def test_the_command_names_what_it_cannot_do(tmp_path):
     [
         ("k-sparse", "k=25", "error_percent", ["errors", "filters"]),
         ("completion", "quadrants=1", "importance_nll", ["completions", "likelihoods"]),
+        ("expressive", "iaf+pixelcnn", "negative_elbo", ["bound", "images"]),
     ],
 )
 def test_the_other_studies(few_digits, tmp_path, name, setting, column, pictures):

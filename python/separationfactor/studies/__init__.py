@@ -1,14 +1,16 @@
 """Studies: what the layers do to models, measured over many settings and seeds, each by one command."""
 
 from separationfactor.studies.completion import STUDY as COMPLETION
+from separationfactor.studies.expressive import STUDY as EXPRESSIVE
 from separationfactor.studies.framework import Results, Study, StudyError, Trial, run, table
 from separationfactor.studies.k_sparse import STUDY as K_SPARSE
 from separationfactor.studies.separation import STUDY as SEPARATION
 
-STUDIES = (SEPARATION, K_SPARSE, COMPLETION)
+STUDIES = (SEPARATION, K_SPARSE, COMPLETION, EXPRESSIVE)
 
 __all__ = [
     "COMPLETION",
+    "EXPRESSIVE",
     "K_SPARSE",
     "SEPARATION",
     "STUDIES",
