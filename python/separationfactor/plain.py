@@ -104,8 +104,8 @@ def _if(
     otherwise: Callable[[], Any],
 ) -> tf.Tensor:
     """Returns `then()` where the condition holds for all numbers, which are few."""
-    if tf.executing_eagerly():
-        # A small op of TensorFlow's takes several times as long as one of NumPy's.
+    if tf.executing_eagerly() and not any("CUSTOM" in each.device for each in numbers):
+        # An op of TensorFlow's takes several times as long as one of NumPy's, which cannot see a DTensor.
         return then() if condition(*(each.numpy() for each in numbers)).all() else otherwise()
     return tf.cond(tf.reduce_all(condition(*numbers)), then, otherwise)
 
