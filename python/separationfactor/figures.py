@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from separationfactor.models import ConditionalVAE
@@ -33,6 +34,16 @@ def _grid(
     axes.spines[:].set_visible(False)
     axes.set_title(title, fontsize=10)
     return figure
+
+
+def show_rows(axes: Axes, images: np.ndarray, rows: Sequence[str], title: str) -> None:
+    """Shows images of shape (rows, columns, height, width, 1), each row with its name, without gaps."""
+    n_rows, _, height = images.shape[:3]
+    ink = images[..., 0].swapaxes(1, 2).reshape(n_rows * height, -1)
+    axes.imshow(ink, cmap="gray_r", vmin=0, vmax=1)
+    axes.set_yticks(np.arange(n_rows) * height + height / 2, rows, fontsize=8)
+    axes.set_xticks([])
+    axes.set_title(title, fontsize=10)
 
 
 def training_curves(history: Mapping[str, Sequence[float]]) -> Figure:

@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from sklearn.model_selection import train_test_split
 
+from separationfactor import figures
 from separationfactor.models import CompletionBaseline, CompletionVAE
 from separationfactor.models.completion import observed_pixels
 from separationfactor.studies import training
@@ -129,19 +130,15 @@ def _draw_completions(results: Results) -> Figure:
         saved = np.load(results.trial_folder(name, 0) / "completions.npz")
         grid = np.concatenate([saved["image"][None], saved["baseline"][None], saved["samples"]])
         missing = ~observed_pixels(grid.shape[2:], results.values(name, "quadrants")[0])
-        height, width = grid.shape[2:4]
-        ink = grid[..., 0].transpose(0, 2, 1, 3).reshape(rows * height, -1)
         axes = figure.add_subplot(1, len(names), index + 1)
-        axes.imshow(ink, cmap="gray_r", vmin=0, vmax=1)
+        labels = ["image", "baseline", *(f"sample {number + 1}" for number in range(_SHOWN_SAMPLES))]
+        figures.show_rows(axes, grid, labels, name)
         # What is missing, and so predicted in all rows but the first, is shaded.
+        height, width = grid.shape[2:4]
         shade = np.zeros((rows, height, grid.shape[1], width, 4))
         shade[..., 2] = 1
         shade[..., 3] = 0.12 * missing[..., 0][None, :, None, :]
-        axes.imshow(shade.reshape(*ink.shape, 4))
-        labels = ["image", "baseline", *(f"sample {number + 1}" for number in range(_SHOWN_SAMPLES))]
-        axes.set_yticks(np.arange(rows) * height + height / 2, labels, fontsize=8)
-        axes.set_xticks([])
-        axes.set_title(name, fontsize=10)
+        axes.imshow(shade.reshape(rows * height, -1, 4))
     return figure
 
 

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 from matplotlib.figure import Figure
 
-from separationfactor import evaluation, metrics
+from separationfactor import evaluation, figures, metrics
 from separationfactor.data import Dataset
 from separationfactor.models import ConditionalVAE
 from separationfactor.studies import training
@@ -109,13 +109,7 @@ def _draw_images(results: Results) -> Figure:
     labels = ["image", "redrawn", "class + 1", "class + 2", "class + 3", "new", "new", "new"]
     for index, name in enumerate(names):
         grid = np.load(results.trial_folder(name, 0) / "images.npy").astype(np.float32)
-        rows, columns, height, width = grid.shape[:4]
-        axes = figure.add_subplot(1, len(names), index + 1)
-        ink = grid[..., 0].transpose(0, 2, 1, 3).reshape(rows * height, columns * width)
-        axes.imshow(ink, cmap="gray_r", vmin=0, vmax=1)
-        axes.set_yticks(np.arange(rows) * height + height / 2, labels, fontsize=7)
-        axes.set_xticks([])
-        axes.set_title(name, fontsize=10)
+        figures.show_rows(figure.add_subplot(1, len(names), index + 1), grid, labels, name)
     return figure
 
 
