@@ -47,7 +47,7 @@ enum class Path {
 template <class Short>
 Path ChoosePath(int64_t rows, int64_t n, int64_t k) {
   if (k == 0 || k == n) return Path::kAllOrNone;
-  if (n <= Short::kMaxRanked) return Path::kShort;
+  if (n <= Short::kMaxWord) return Path::kShort;
   if (k == 1) return Path::kGreatest;
   // It takes as long for one row as for a vector of rows.
   if (n <= Short::kMaxEntries && rows > Short::kRows / 2) return Path::kShort;

@@ -106,7 +106,7 @@ SelectedSums SumBlock(const SumSelectedArgs& args, int64_t begin) {
 // Rough nanoseconds, for the caller's scheduler: what kernels_benchmark says of AVX-512.
 int64_t SeparateRowCost(const SeparateArgs& args) {
   const auto n = static_cast<double>(args.n);
-  const double cost = args.n > 32 ? 0.5 * n : args.k == 1 ? 0.28 * n : 0.28 * n + 0.02 * n * n;
+  const double cost = args.k == 1 ? 0.3 * n : 0.5 * n;
   return std::max<int64_t>(1, static_cast<int64_t>(cost));
 }
 int64_t ScaleRowCost(const ScaleSelectedArgs& args) { return std::max<int64_t>(1, args.n / 5); }

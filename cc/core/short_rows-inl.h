@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <cstring>
 #include <type_traits>
+#include <utility>
 
 #include "core/long_rows-inl.h"
 #include "core/products-inl.h"
@@ -77,6 +78,45 @@ struct CountLanes<8> {
   typedef float Floats __attribute__((vector_size(kVectorBytes / 2)));
 };
 
+// Pairs of places; of each pair in turn the greater entry goes first.
+template <int kSize>
+struct Network {
+  int first[kSize * kSize], second[kSize * kSize];
+  int count = 0;
+  constexpr void Add(int one, int other) {
+    first[count] = one;
+    second[count++] = other;
+  }
+};
+
+// Sorts: Batcher's odd-even merge sort (1968).
+template <int kSize>
+constexpr Network<kSize> SortingNetwork() {
+  Network<kSize> network{};
+  for (int sorted = 1; sorted < kSize; sorted *= 2) {
+    for (int apart = sorted; apart >= 1; apart /= 2) {
+      for (int start = apart % sorted; start + apart < kSize; start += 2 * apart) {
+        for (int i = start; i < start + apart && i + apart < kSize; ++i) {
+          if (i / (2 * sorted) == (i + apart) / (2 * sorted)) network.Add(i, i + apart);
+        }
+      }
+    }
+  }
+  return network;
+}
+
+// Sorts what first rises and then falls, or the other way round.
+template <int kSize>
+constexpr Network<kSize> BitonicMerge() {
+  Network<kSize> network{};
+  for (int apart = kSize / 2; apart >= 1; apart /= 2) {
+    for (int i = 0; i < kSize; ++i) {
+      if ((i & apart) == 0) network.Add(i, i + apart);
+    }
+  }
+  return network;
+}
+
 // Rows of up to kMaxEntries, as many at a time as a vector has lanes: each lane is a row, each vector a column
 // of order keys, so that nothing goes across lanes.
 template <class T, Score kScore>
@@ -91,86 +131,137 @@ class ShortRows {
   using Integer = typename Wide::Integer;
   static constexpr int kRows = Wide::kLanes;
   static constexpr int kMaxEntries = 256;
-  static constexpr int kMaxRanked = 32;
+  static constexpr int kMaxWord = 32;  // entries of rows whose bits are kept in a lane
   static constexpr bool kIsHalf = sizeof(Bits) == 2;
 
   static void Separate(const SeparateArgs& args, int64_t begin, int64_t end, const Products<T>& products) {
+    const auto separate = products.MaskOnly() ? SeparateBatch<true> : SeparateBatch<false>;
     for (int64_t row = begin; row < end; row += kRows) {
-      const int rows = static_cast<int>(Smaller(kRows, end - row));
-      // What follows the last rows may not be read.
-      const bool is_last = end - row <= kRows;
-      const auto separate = products.MaskOnly() ? SeparateBatch<true> : SeparateBatch<false>;
-      separate(static_cast<const Bits*>(args.x) + row * args.n, static_cast<Bits*>(args.y) + row * args.n,
-               args.selected + row * BitmaskBytes(args.n), rows, static_cast<int>(args.n), static_cast<int>(args.k),
-               is_last, products);
+      const Batch batch{static_cast<const Bits*>(args.x) + row * args.n, static_cast<Bits*>(args.y) + row * args.n,
+                        args.selected + row * BitmaskBytes(args.n), static_cast<int>(Smaller(kRows, end - row)),
+                        static_cast<int>(args.n)};
+      separate(batch, static_cast<int>(args.k), products);
     }
   }
 
  private:
   using Counts = typename CountLanes<sizeof(Integer)>::Counts;
   using Floats = typename CountLanes<sizeof(Integer)>::Floats;
+  using Mask = typename Wide::Mask;
+
+  static constexpr int kElement = sizeof(Integer), kPart = 16 / kElement;
+  // Of longer rows, sorting finds no more than the eighth; sixteen vectors sorted do not stay in registers.
+  static constexpr int kMostSorted = 8;
+  static constexpr int kPadding = kMaxWord / 2;
+
+  struct Batch {
+    const Bits* x;
+    Bits* y;
+    uint8_t* selected;
+    int rows, n;
+  };
+
+  // The rows' cuts in order keys: all above these, and the first few that equal them.
+  struct Cuts {
+    IntVec keys, quotas;
+  };
 
   template <bool kMaskOnly>
-  static void SeparateBatch(const Bits* x, Bits* y, uint8_t* selected, int rows, int n, int k, bool is_last,
-                            const Products<T>& products) {
-    IntVec columns[kMaxEntries + 4];
-    LoadColumns(x, rows, n, is_last, columns);
-    if (n > kMaxRanked) {
-      SelectAndWrite(columns, x, y, selected, rows, n, k, products);
-      return;
-    }
-    const IntVec row_bits = k == 1 ? Greatest(columns, n) : Ranked(columns, n, k);
-    PackedWriter<T, kMaskOnly> writer(x, y, products);
-    const auto bytes = static_cast<int>(BitmaskBytes(n));
-    Integer bits[kRows];
-    __builtin_memcpy(bits, &row_bits, sizeof(bits));
-    for (int row = 0; row < rows; ++row) {
-      const auto row_word = static_cast<uint32_t>(bits[row]);
-      if (bytes == 1) {
-        selected[row] = static_cast<uint8_t>(row_word);
-      } else if (bytes == 2) {
-        const auto two = static_cast<uint16_t>(row_word);
-        __builtin_memcpy(selected + 2 * row, &two, 2);
+  static void SeparateBatch(const Batch& batch, int k, const Products<T>& products) {
+    const int n = batch.n;
+    if (n < 2) __builtin_unreachable();  // a row of one has all or nothing selected
+    if constexpr (kIsHalf) {
+      IntVec keys[kMaxEntries + kPadding];
+      LoadColumns(batch, keys);
+      SelectAndWrite<kMaskOnly>(batch, k, static_cast<const Vec*>(nullptr), keys, products);
+    } else {
+      Vec entries[kMaxEntries + kPadding];
+      if (LoadColumns(batch, entries)) {
+        IntVec keys[kMaxEntries + kPadding];
+        for (int j = 0; j < n; ++j) keys[j] = Key(L::Of(entries[j]));
+        SelectAndWrite<kMaskOnly>(batch, k, entries, keys, products);
+      } else if (kScore == Score::kValue) {
+        SelectAndWrite<kMaskOnly>(batch, k, entries, entries, products);
       } else {
-        __builtin_memcpy(selected + bytes * row, &row_word, bytes);
+        Vec scores[kMaxEntries + kPadding];
+        for (int j = 0; j < n; ++j) scores[j] = L::Of(entries[j]);
+        SelectAndWrite<kMaskOnly>(batch, k, entries, scores, products);
       }
-      writer.Add(row_word, n);
     }
-    writer.Finish();
   }
 
-  // columns[j] = the keys of the rows' j-th entries.
-  static void LoadColumns(const Bits* x, int rows, int n, bool is_last, IntVec* columns) {
-    constexpr int kElement = sizeof(Integer), kPart = 16 / kElement;
+  // Columns are of scores or of order keys; either way, `>` is the order.
+  template <bool kMaskOnly, class Column>
+  [[gnu::always_inline]] static void SelectAndWrite(const Batch& batch, int k, const Vec* entries, Column* columns,
+                                                    const Products<T>& products) {
+    const int n = batch.n;
+    if (n <= kMaxWord) {
+      Mask masks[kMaxWord];
+      const IntVec row_bits = MarkGreatest(columns, n, k, masks);
+      WriteMasked<kMaskOnly>(batch, entries, masks, row_bits, products);
+    } else if (Smaller(k, n - k + 1) <= kMostSorted) {
+      WriteRows(batch, CutBelow(columns, n, k), products);
+    } else if constexpr (std::is_same<Column, IntVec>::value) {
+      WriteRows(batch, CutByBisection(columns, n, k), products);
+    } else {
+      IntVec keys[kMaxEntries];
+      for (int j = 0; j < n; ++j) keys[j] = Key(columns[j]);
+      WriteRows(batch, CutByBisection(keys, n, k), products);
+    }
+  }
+
+  // ---- Rows and columns --------------------------------------------------------------------------------
+
+  // Makes columns[j] the rows' j-th entries, or their keys in the half types. Returns whether there is a NaN among
+  // entries.
+  template <class Column>
+  [[gnu::always_inline]] static bool LoadColumns(const Batch& batch, Column* columns) {
+    const int rows = batch.rows, n = batch.n;
     alignas(64) Integer copy[kRows * kMaxEntries + 2 * Wide::kLanes];
-    const char* from = reinterpret_cast<const char*>(x);
+    const char* from = reinterpret_cast<const char*>(batch.x);
     if constexpr (kIsHalf) {
-      Widen(x, rows * n, copy);
+      Widen(batch.x, rows * n, copy);
       from = reinterpret_cast<const char*>(copy);
-    } else if (is_last) {
-      std::memcpy(copy, x, rows * n * kElement);
+    } else if (rows < kRows || n < kPart) {
+      // What follows the rows may not be read.
+      std::memcpy(copy, batch.x, rows * n * kElement);
       std::memset(copy + rows * n, 0, (kRows - rows) * n * kElement);
       from = reinterpret_cast<const char*>(copy);
     }
     const int64_t row_bytes = int64_t{n} * kElement;
-    for (int j = 0; j < n; j += kPart) {
+    auto nans = Wide::Unordered(Vec{}, Vec{});
+    for (int j = 0;; j = NextPart(j, n)) {
       Vec part[kPart];
       for (int row = 0; row < kPart; ++row) {
         part[row] = Wide::LoadQuarters(from + row * row_bytes + j * kElement, kPart * row_bytes);
       }
-      if constexpr (kPart == 2) {
-        columns[j] = Key(Wide::template Interleave<8, false>(part[0], part[1]));
-        columns[j + 1] = Key(Wide::template Interleave<8, true>(part[0], part[1]));
-      } else {
-        const Vec low01 = Wide::template Interleave<4, false>(part[0], part[1]);
-        const Vec high01 = Wide::template Interleave<4, true>(part[0], part[1]);
-        const Vec low23 = Wide::template Interleave<4, false>(part[2], part[3]);
-        const Vec high23 = Wide::template Interleave<4, true>(part[2], part[3]);
-        columns[j] = Key(Wide::template Interleave<8, false>(low01, low23));
-        columns[j + 1] = Key(Wide::template Interleave<8, true>(low01, low23));
-        columns[j + 2] = Key(Wide::template Interleave<8, false>(high01, high23));
-        columns[j + 3] = Key(Wide::template Interleave<8, true>(high01, high23));
+      Turn(part);
+      for (int i = 0; i < kPart; ++i) columns[j + i] = (Column)part[i];
+      if constexpr (!kIsHalf) {
+        for (int i = 0; i < kPart; i += 2) nans |= Wide::Unordered(part[i], part[i + 1]);
       }
+      if (j + kPart >= n) return Wide::BitsOf(nans) != 0;
+    }
+  }
+
+  // The last columns of a row are taken twice, rather than what follows the row.
+  static int NextPart(int j, int n) { return j + 2 * kPart <= n ? j + kPart : n - kPart; }
+
+  // Turns 16 bytes each of kPart rows into columns, and back.
+  static void Turn(Vec (&part)[kPart]) {
+    if constexpr (kPart == 2) {
+      const Vec first = part[0];
+      part[0] = Wide::template Interleave<8, false>(first, part[1]);
+      part[1] = Wide::template Interleave<8, true>(first, part[1]);
+    } else {
+      const Vec low01 = Wide::template Interleave<4, false>(part[0], part[1]);
+      const Vec high01 = Wide::template Interleave<4, true>(part[0], part[1]);
+      const Vec low23 = Wide::template Interleave<4, false>(part[2], part[3]);
+      const Vec high23 = Wide::template Interleave<4, true>(part[2], part[3]);
+      part[0] = Wide::template Interleave<8, false>(low01, low23);
+      part[1] = Wide::template Interleave<8, true>(low01, low23);
+      part[2] = Wide::template Interleave<8, false>(high01, high23);
+      part[3] = Wide::template Interleave<8, true>(high01, high23);
     }
   }
 
@@ -188,13 +279,105 @@ class ShortRows {
     }
   }
 
-  // The half types' keys are made before they are widened.
-  static IntVec Key(Vec column) {
+  template <bool kMaskOnly>
+  [[gnu::always_inline]] static void WriteMasked(const Batch& batch, const Vec* entries, const Mask* masks,
+                                                 IntVec row_bits, const Products<T>& products) {
+    const int rows = batch.rows, n = batch.n;
+    WriteBits(batch, row_bits);
+    if constexpr (!kIsHalf) {
+      if (n >= kPart) {
+        alignas(64) Integer copy[kRows * kMaxWord];
+        char* const to = rows == kRows ? reinterpret_cast<char*>(batch.y) : reinterpret_cast<char*>(copy);
+        const int64_t row_bytes = int64_t{n} * kElement;
+        for (int j = 0;; j = NextPart(j, n)) {
+          Vec part[kPart];
+          for (int i = 0; i < kPart; ++i) {
+            part[i] = products.template Product<kMaskOnly>(entries[j + i], masks[j + i]);
+          }
+          Turn(part);
+          for (int row = 0; row < kPart; ++row) {
+            Wide::StoreQuarters(to + row * row_bytes + j * kElement, kPart * row_bytes, part[row]);
+          }
+          if (j + kPart >= n) break;
+        }
+        if (rows < kRows) std::memcpy(batch.y, copy, rows * row_bytes);
+        return;
+      }
+    }
+    WritePacked<kMaskOnly>(batch, row_bits, products);
+  }
+
+  template <bool kMaskOnly>
+  [[gnu::noinline]] static void WritePacked(const Batch& batch, IntVec row_bits, const Products<T>& products) {
+    Integer bits[kRows];
+    __builtin_memcpy(bits, &row_bits, sizeof(bits));
+    PackedWriter<T, kMaskOnly> writer(batch.x, batch.y, products);
+    for (int row = 0; row < batch.rows; ++row) writer.Add(static_cast<uint32_t>(bits[row]), batch.n);
+    writer.Finish();
+  }
+
+  // Inlined, it would have GCC keep the bits in memory while they are collected.
+  [[gnu::noinline]] static void WriteBits(const Batch& batch, IntVec row_bits) {
+    switch (BitmaskBytes(batch.n)) {
+      case 1:
+        WriteWords<uint8_t>(batch, row_bits);
+        break;
+      case 2:
+        WriteWords<uint16_t>(batch, row_bits);
+        break;
+      case 3: {
+        Integer bits[kRows];
+        __builtin_memcpy(bits, &row_bits, sizeof(bits));
+        for (int row = 0; row < batch.rows; ++row) __builtin_memcpy(batch.selected + 3 * row, bits + row, 3);
+        break;
+      }
+      default:
+        WriteWords<uint32_t>(batch, row_bits);
+    }
+  }
+
+  template <class Word>
+  static void WriteWords(const Batch& batch, IntVec row_bits) {
+    typedef Word Words __attribute__((vector_size(kRows * sizeof(Word))));
+    const Words words = __builtin_convertvector(row_bits, Words);
+    if (batch.rows == kRows) {
+      __builtin_memcpy(batch.selected, &words, sizeof(words));
+    } else {
+      __builtin_memcpy(batch.selected, &words, batch.rows * sizeof(Word));
+    }
+  }
+
+  static void WriteRows(const Batch& batch, const Cuts& cuts, const Products<T>& products) {
+    const int n = batch.n;
+    Integer keys[kRows], quotas[kRows];
+    __builtin_memcpy(keys, &cuts.keys, sizeof(keys));
+    __builtin_memcpy(quotas, &cuts.quotas, sizeof(quotas));
+    using R = Row<T, kScore>;
+    using Lane = typename R::Lane;
+    for (int row = 0; row < batch.rows; ++row) {
+      if constexpr (!kIsHalf) {
+        // A pivot among the negative denormals has the zeros above it, but compares as equal to them.
+        constexpr Integer kBelowDenormals = -(Integer{1} << (sizeof(Integer) == 4 ? 23 : 52)) - 1;
+        if (keys[row] < 0 && keys[row] > kBelowDenormals) keys[row] = kBelowDenormals;
+      }
+      Cut<Lane> cut{LaneOfKey<Lane>(static_cast<typename L::S::Integer>(keys[row])), static_cast<int64_t>(quotas[row])};
+      if (!kIsHalf && cut.threshold != cut.threshold) {
+        // A pivot between infinity and NaN has the NaNs above it; as the threshold itself, NaN has nothing.
+        cut.is_nan = cut.quota > 0;
+        cut.threshold = kHighest<Lane>;
+      }
+      R::Write(batch.x + row * n, batch.y + row * n, batch.selected + row * BitmaskBytes(n), n, cut, products);
+    }
+  }
+
+  // ---- Order keys ------------------------------------------------------------------------------------------
+
+  static IntVec Key(Vec score) {
     if constexpr (kIsHalf) {
-      return (IntVec)column;
+      return (IntVec)score;
     } else {
       // Adding zero flushes denormals and makes -0 +0.
-      const Vec number = L::Of(column) + Vec{};
+      const Vec number = score + Vec{};
       const IntVec nan = Wide::SetInteger(static_cast<Integer>(~(uint64_t{1} << (8 * sizeof(Integer) - 1))));
       return (IntVec)Wide::Blend(Wide::Unordered(number, number), (Vec)nan, (Vec)Ordered((IntVec)number));
     }
@@ -221,40 +404,132 @@ class ShortRows {
     }
   }
 
-  // k = 1: the bit of the first greatest of each row.
-  static IntVec Greatest(const IntVec* columns, int n) {
-    IntVec greatest = columns[0], bit = Wide::SetInteger(1), bits = bit;
-    for (int j = 1; j < n; ++j) {
+  // ---- Selection -------------------------------------------------------------------------------------------
+
+  static IntVec FlipBits(IntVec) { return Wide::SetInteger(-1); }
+  static IntVec FlipBits(Vec) { return Wide::SetInteger(kLeast); }
+  static constexpr auto kLeast = static_cast<Integer>(uint64_t{1} << (8 * sizeof(Integer) - 1));
+  static void Least(IntVec* least) { *least = Wide::SetInteger(kLeast); }
+  static void Least(Vec* least) { *least = Wide::Set(-__builtin_inff()); }
+
+  template <class Column>
+  static Column Greater(Column a, Column b) {
+    return a > b ? a : b;
+  }
+  template <class Column>
+  static void SortPair(Column& first, Column& second) {
+    const Column greater = Greater(first, second);
+    second = second < first ? second : first;
+    first = greater;
+  }
+  template <class Column, class Comparators, int... kIndices>
+  static void Apply(const Comparators& network, Column* columns, std::integer_sequence<int, kIndices...>) {
+    (SortPair(columns[network.first[kIndices]], columns[network.second[kIndices]]), ...);
+  }
+
+  // The rank-th greatest of the flipped columns, 1 <= rank <= kSize: the kSize greatest of all are kept sorted, as
+  // more columns are sorted and merged with them.
+  template <int kSize, class Column>
+  static Column RankSorted(const Column* columns, int n, IntVec flip, int rank) {
+    static constexpr auto kSort = SortingNetwork<kSize>();
+    static constexpr auto kMerge = BitonicMerge<kSize>();
+    constexpr auto kSortIndices = std::make_integer_sequence<int, kSort.count>();
+    constexpr auto kMergeIndices = std::make_integer_sequence<int, kMerge.count>();
+    Column greatest[kSize];
+    for (int i = 0; i < kSize; ++i) greatest[i] = (Column)((IntVec)columns[i] ^ flip);
+    Apply(kSort, greatest, kSortIndices);
+    for (int j = kSize; j < n; j += kSize) {
+      Column more[kSize];
+      for (int i = 0; i < kSize; ++i) more[i] = (Column)((IntVec)columns[j + i] ^ flip);
+      Apply(kSort, more, kSortIndices);
+      for (int i = 0; i < kSize; ++i) greatest[i] = Greater(greatest[i], more[kSize - 1 - i]);
+      Apply(kMerge, greatest, kMergeIndices);
+    }
+    return greatest[rank - 1];
+  }
+
+  // The k-th greatest of each row, where k or n - k + 1 is at most kMostSorted or n is at most kMaxWord.
+  template <class Column>
+  static Column KthGreatest(Column* columns, int n, int k) {
+    if (k == 1) {
+      Column greatest = columns[0];
+      for (int j = 1; j < n; ++j) greatest = Greater(columns[j], greatest);
+      return greatest;
+    }
+    // The k-th from above is the n - k + 1-th from below.
+    const bool is_from_below = k > n - k + 1;
+    const int rank = is_from_below ? n - k + 1 : k;
+    const IntVec flip = is_from_below ? FlipBits(Column{}) : IntVec{};
+    Column padding;
+    Least(&padding);
+    for (int j = n; j < n + kPadding; ++j) columns[j] = (Column)((IntVec)padding ^ flip);
+    const Column found = rank <= kMostSorted ? RankSorted<kMostSorted>(columns, n, flip, rank)
+                                             : RankSorted<kPadding>(columns, n, flip, rank);
+    return (Column)((IntVec)found ^ flip);
+  }
+
+  // How many of each row are at or above a bound; in four sums, as a sum waits for the one before.
+  template <class Column>
+  static IntVec CountAtLeast(const Column* columns, int n, Column bound) {
+    const IntVec one = Wide::SetInteger(1);
+    IntVec sums[4]{};
+    int j = 0;
+    for (; j + 4 <= n; j += 4) {
+#pragma GCC unroll 4
+      for (int i = 0; i < 4; ++i) sums[i] = Wide::AddIf(sums[i], Wide::AtLeast(columns[j + i], bound), one);
+    }
+    for (; j < n; ++j) sums[0] = Wide::AddIf(sums[0], Wide::AtLeast(columns[j], bound), one);
+    return Wide::AddWrapped(Wide::AddWrapped(sums[0], sums[1]), Wide::AddWrapped(sums[2], sums[3]));
+  }
+
+  // How many of the entries that equal the k-th greatest are selected: the first ones.
+  template <class Column>
+  static IntVec Quotas(const Column* columns, int n, int k, Column threshold) {
+    IntVec quotas = Wide::SetInteger(static_cast<Integer>(k - n));
+    for (int j = 0; j < n; ++j) quotas = Wide::AddIf(quotas, Wide::AtLeast(threshold, columns[j]), Wide::SetInteger(1));
+    return quotas;
+  }
+
+  // Masks of what is selected, a column each, and the bits of each row.
+  template <class Column>
+  [[gnu::always_inline]] static IntVec MarkGreatest(Column* columns, int n, int k, Mask* masks) {
+    const Column threshold = KthGreatest(columns, n, k);
+    const IntVec one = Wide::SetInteger(1), minus_one = Wide::SetInteger(-1);
+    IntVec count{}, bits{}, bit = one;
+    for (int j = 0; j < n; ++j) {
+      masks[j] = Wide::AtLeast(columns[j], threshold);
+      count = Wide::AddIf(count, masks[j], one);
+      bits = Wide::AddIf(bits, masks[j], bit);
       bit = Wide::AddWrapped(bit, bit);
-      const auto above = columns[j] > greatest;
-      bits = above ? bit : bits;
-      greatest = above ? columns[j] : greatest;
+    }
+    if (!Any(count != Wide::SetInteger(static_cast<Integer>(k)))) return bits;
+    IntVec quotas = Quotas(columns, n, k, threshold);
+    bits = IntVec{};
+    bit = one;
+    for (int j = 0; j < n; ++j) {
+      const Mask is_equal = Wide::And(masks[j], Wide::AtLeast(threshold, columns[j]));
+      const Mask is_taken = Wide::And(is_equal, Wide::AtLeast(quotas, one));
+      masks[j] = Wide::AndNot(masks[j], Wide::AndNot(is_equal, is_taken));
+      quotas = Wide::AddIf(quotas, is_taken, minus_one);
+      bits = Wide::AddIf(bits, masks[j], bit);
+      bit = Wide::AddWrapped(bit, bit);
     }
     return bits;
   }
 
-  // The bits of those that fewer than k others beat, by comparing all pairs.
-  static IntVec Ranked(const IntVec* columns, int n, int k) {
-    const IntVec one = Wide::SetInteger(1), minus_one = Wide::SetInteger(-1);
-    IntVec ranks[kMaxRanked];
-    for (int j = 0; j < n; ++j) ranks[j] = Wide::SetInteger(static_cast<Integer>(j));
-    for (int i = 0; i < n; ++i) {
-      const IntVec key = columns[i];
-      IntVec rank = ranks[i];
-      for (int j = i + 1; j < n; ++j) {
-        // The earlier one is ahead unless the later one is greater.
-        rank = Wide::AddIfGreater(rank, columns[j], key, one);
-        ranks[j] = Wide::AddIfGreater(ranks[j], columns[j], key, minus_one);
-      }
-      ranks[i] = rank;
+  template <class Column>
+  static Cuts CutBelow(Column* columns, int n, int k) {
+    const Column threshold = KthGreatest(columns, n, k);
+    IntVec keys;
+    if constexpr (std::is_same<Column, IntVec>::value) {
+      keys = threshold;
+    } else {
+      keys = Key(threshold);
     }
-    const IntVec k_vec = Wide::SetInteger(static_cast<Integer>(k));
-    IntVec bit = one, bits{};
-    for (int j = 0; j < n; ++j) {
-      bits = Wide::AddIfGreater(bits, k_vec, ranks[j], bit);
-      bit = Wide::AddWrapped(bit, bit);
-    }
-    return bits;
+    const IntVec is_tie = CountAtLeast(columns, n, threshold) != Wide::SetInteger(static_cast<Integer>(k));
+    // Where no tie goes across the cut, it lies just below the threshold, and nobody need look at ties.
+    if (!Any(is_tie)) return {keys - 1, IntVec{}};
+    return {keys - 1 - is_tie, Quotas(columns, n, k, threshold) & is_tie};
   }
 
   static Floats RoughLog2s(Floats x) {
@@ -280,15 +555,18 @@ class ShortRows {
   static bool Any(IntVec mask) { return Wide::BitsOf(Wide::Unordered((Vec)mask, (Vec)mask)) != 0; }
 
   // SelectByBisection, for all rows at once. Keys take the place of scores, so NaN needs no care.
-  static void SelectAndWrite(const IntVec* columns, const Bits* x, Bits* y, uint8_t* selected, int rows, int n, int k,
-                             const Products<T>& products) {
+  static Cuts CutByBisection(const IntVec* columns, int n, int k) {
     constexpr int kGuesses = 8;
     const IntVec one = Wide::SetInteger(1), wanted = Wide::SetInteger(static_cast<Integer>(k));
-    IntVec low = columns[0], high = columns[0];
-    for (int j = 1; j < n; ++j) {
-      low = columns[j] < low ? columns[j] : low;
-      high = columns[j] > high ? columns[j] : high;
+    IntVec lows[2] = {columns[0], columns[n - 1]}, highs[2] = {columns[0], columns[n - 1]};
+    for (int j = 0; j + 2 <= n; j += 2) {
+      for (int i = 0; i < 2; ++i) {
+        const IntVec key = columns[j + i];
+        lows[i] = key < lows[i] ? key : lows[i];
+        highs[i] = key > highs[i] ? key : highs[i];
+      }
     }
+    IntVec low = lows[0] < lows[1] ? lows[0] : lows[1], high = highs[0] > highs[1] ? highs[0] : highs[1];
     IntVec above_high{};
     const auto size = static_cast<float>(n);
     const float odds = LogOdds(static_cast<float>(k), size);
@@ -317,8 +595,7 @@ class ShortRows {
         const IntVec guess_key = KeyOfNumber(guess);
         pivot = (is_inside & (guess_key < high) & (guess_key >= low)) ? guess_key : pivot;
       }
-      IntVec above{};
-      for (int j = 0; j < n; ++j) above = Wide::AddIfGreater(above, columns[j], pivot, one);
+      const IntVec above = CountAtLeast(columns, n, Wide::AddWrapped(pivot, one));
       const IntVec is_found = is_open & (above == wanted);
       const IntVec goes_up = is_open & (above > wanted), goes_down = is_open & (above < wanted);
       const Counts up = CountsOf(goes_up), down = CountsOf(goes_down);
@@ -331,26 +608,7 @@ class ShortRows {
       was_low = up;
       was_high = down;
     }
-    Integer keys[kRows], quotas[kRows];
-    const IntVec quota = wanted - above_high;
-    __builtin_memcpy(keys, &high, sizeof(keys));
-    __builtin_memcpy(quotas, &quota, sizeof(quotas));
-    using R = Row<T, kScore>;
-    using Lane = typename R::Lane;
-    for (int row = 0; row < rows; ++row) {
-      if constexpr (!kIsHalf) {
-        // A pivot among the negative denormals has the zeros above it, but compares as equal to them.
-        constexpr Integer kBelowDenormals = -(Integer{1} << (sizeof(Integer) == 4 ? 23 : 52)) - 1;
-        if (keys[row] < 0 && keys[row] > kBelowDenormals) keys[row] = kBelowDenormals;
-      }
-      Cut<Lane> cut{LaneOfKey<Lane>(static_cast<typename L::S::Integer>(keys[row])), static_cast<int64_t>(quotas[row])};
-      if (!kIsHalf && cut.threshold != cut.threshold) {
-        // A pivot between infinity and NaN has the NaNs above it; as the threshold itself, NaN has nothing.
-        cut.is_nan = cut.quota > 0;
-        cut.threshold = kHighest<Lane>;
-      }
-      R::Write(x + row * n, y + row * n, selected + row * BitmaskBytes(n), n, cut, products);
-    }
+    return {high, wanted - above_high};
   }
 };
 

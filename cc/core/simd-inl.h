@@ -202,6 +202,13 @@ struct Simd {
   static Mask Equal(Vec x, Vec threshold) { return x == threshold; }
   static Mask Unordered(Vec x, Vec y) {
     if constexpr (sizeof(Lane) == 2) return Mask{};
+#if SEPARATIONFACTOR_AVX2
+    if constexpr (kIsFloat) return (Mask)_mm256_cmp_ps(x, y, _CMP_UNORD_Q);
+    if constexpr (kIsDouble) return (Mask)_mm256_cmp_pd(x, y, _CMP_UNORD_Q);
+#elif defined(__SSE2__)
+    if constexpr (kIsFloat) return (Mask)_mm_cmpunord_ps(x, y);
+    if constexpr (kIsDouble) return (Mask)_mm_cmpunord_pd(x, y);
+#endif
     return (x != x) | (y != y);
   }
 
@@ -316,20 +323,36 @@ struct Simd {
 #endif
   }
 
-  // count + (a > b ? amount : 0)
-  static IntVec AddIfGreater(IntVec count, IntVec a, IntVec b, IntVec amount) {
+  // Which lanes of a are not less than those of b, where neither has NaN, nor b the least integer.
+  template <class Lanes>
+  static Mask AtLeast(Lanes a, Lanes b) {
+    constexpr bool kIsInteger = std::is_same<Lanes, IntVec>::value;
 #if SEPARATIONFACTOR_AVX512
-    const __m512i a_bits = (__m512i)a, b_bits = (__m512i)b, count_bits = (__m512i)count, amount_bits = (__m512i)amount;
-    if constexpr (sizeof(Lane) == 4) {
-      return (IntVec)_mm512_mask_add_epi32(count_bits, _mm512_cmpgt_epi32_mask(a_bits, b_bits), count_bits,
-                                           amount_bits);
+    if constexpr (kIsFloat) {
+      if constexpr (kIsInteger) return _mm512_cmpge_epi32_mask((__m512i)a, (__m512i)b);
+      return _mm512_cmp_ps_mask((__m512)a, (__m512)b, _CMP_GE_OQ);
+    } else {
+      if constexpr (kIsInteger) return _mm512_cmpge_epi64_mask((__m512i)a, (__m512i)b);
+      return _mm512_cmp_pd_mask((__m512d)a, (__m512d)b, _CMP_GE_OQ);
     }
-    if constexpr (sizeof(Lane) == 8) {
-      return (IntVec)_mm512_mask_add_epi64(count_bits, _mm512_cmpgt_epi64_mask(a_bits, b_bits), count_bits,
-                                           amount_bits);
-    }
+#else
+    // Integers are compared by one instruction for "greater" alone.
+    if constexpr (kIsInteger) return a > b - 1;
+    return a >= b;
 #endif
-    return count + ((a > b) & amount);
+  }
+
+  // count + (mask ? amount : 0)
+  static IntVec AddIf(IntVec count, Mask mask, IntVec amount) {
+#if SEPARATIONFACTOR_AVX512
+    if constexpr (kIsFloat) {
+      return (IntVec)_mm512_mask_add_epi32((__m512i)count, mask, (__m512i)count, (__m512i)amount);
+    } else {
+      return (IntVec)_mm512_mask_add_epi64((__m512i)count, mask, (__m512i)count, (__m512i)amount);
+    }
+#else
+    return count + (mask & amount);
+#endif
   }
 
   // Loads of 16 bytes each, `stride` bytes apart, one after another.
@@ -346,6 +369,27 @@ struct Simd {
 #else
     (void)stride;
     return Load(from);
+#endif
+  }
+
+  // Stores 16 bytes each, `stride` bytes apart.
+  static void StoreQuarters(char* to, int64_t stride, Vec vec) {
+#if SEPARATIONFACTOR_AVX512
+    const auto store = [&](int part, __m128i bits) {
+      _mm_storeu_si128(reinterpret_cast<__m128i*>(to + part * stride), bits);
+    };
+    const auto bits = (__m512i)vec;
+    store(0, _mm512_castsi512_si128(bits));
+    store(1, _mm512_extracti32x4_epi32(bits, 1));
+    store(2, _mm512_extracti32x4_epi32(bits, 2));
+    store(3, _mm512_extracti32x4_epi32(bits, 3));
+#elif SEPARATIONFACTOR_AVX2
+    const auto bits = (__m256i)vec;
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm256_castsi256_si128(bits));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(to + stride), _mm256_extracti128_si256(bits, 1));
+#else
+    (void)stride;
+    Store(to, vec);
 #endif
   }
 

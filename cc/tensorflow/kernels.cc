@@ -2,29 +2,23 @@
 
 #include <cstdint>
 #include <functional>
-#include <optional>
+#include <utility>
 
 #include "absl/status/status.h"
 #include "core/separate.h"
 #include "tensorflow/kernels-inl.h"
+#include "tensorflow/shared_loop.h"
 
 namespace separationfactor {
 namespace {
 
-// TensorFlow's own pool, as the core borrows it.
+int ThreadsOf(OpKernelContext* context) { return context->device()->tensorflow_cpu_worker_threads()->num_threads; }
+
+// TensorFlow's own pool, as the core borrows it. Its own ParallelFor would wait for every thread it has called.
 ParallelFor PoolOf(OpKernelContext* context) {
   auto* workers = context->device()->tensorflow_cpu_worker_threads()->workers;
-  return [workers](int64_t total, int64_t cost, const std::function<void(int64_t, int64_t)>& work) {
-    using ::tensorflow::thread::ThreadPool;
-    // The pool counts in cycles; it runs what takes less than about 100,000 on the calling thread.
-    constexpr int64_t kCyclesPerNanosecond = 3;
-    const ThreadPool::SchedulingParams by_cost(ThreadPool::SchedulingStrategy::kAdaptive, cost * kCyclesPerNanosecond,
-                                               std::nullopt);
-    workers->ParallelFor(total, by_cost, work);
-  };
+  return ShareLoops(ThreadsOf(context), [workers](std::function<void()> task) { workers->Schedule(std::move(task)); });
 }
-
-int ThreadsOf(OpKernelContext* context) { return context->device()->tensorflow_cpu_worker_threads()->num_threads; }
 
 template <class T>
 double Scalar(const Tensor& tensor) {

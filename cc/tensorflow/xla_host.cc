@@ -3,80 +3,25 @@
 // Shapes and dtypes were checked where the call was made (xla.cc); what is known at run time alone is k.
 
 #include <algorithm>
-#include <atomic>
-#include <condition_variable>
 #include <cstdint>
 #include <functional>
-#include <memory>
-#include <mutex>
 #include <string>
+#include <utility>
 
 #include "absl/status/status.h"
 #include "core/dtypes.h"
 #include "core/separate.h"
 #include "tensorflow/arguments.h"
+#include "tensorflow/shared_loop.h"
 #include "tensorflow/xla_buffers-inl.h"
 #include "tensorflow/xla_handlers.h"
 
 namespace separationfactor {
 namespace {
 
-// A loop whose ranges threads take from a counter until none is left.
-class SharedLoop {
- public:
-  using Work = std::function<void(int64_t, int64_t)>;
-
-  SharedLoop(int64_t total, int64_t ranges, const Work& work)
-      : total_(total), ranges_(ranges), work_(work), unfinished_(ranges) {}
-
-  void TakeRanges() {
-    int64_t finished = 0;
-    for (int64_t range; (range = next_.fetch_add(1)) < ranges_; ++finished) {
-      work_(total_ * range / ranges_, total_ * (range + 1) / ranges_);
-    }
-    if (finished > 0 && unfinished_.fetch_sub(finished) == finished) {
-      const std::lock_guard<std::mutex> lock(mutex_);
-      all_finished_ = true;
-      finished_.notify_all();
-    }
-  }
-
-  void Wait() {
-    std::unique_lock<std::mutex> lock(mutex_);
-    finished_.wait(lock, [this] { return all_finished_; });
-  }
-
- private:
-  const int64_t total_;
-  const int64_t ranges_;
-  const Work& work_;  // outlives the last range, though not this object
-  std::atomic<int64_t> next_{0};
-  std::atomic<int64_t> unfinished_;
-  std::mutex mutex_;
-  std::condition_variable finished_;
-  bool all_finished_ = false;
-};
-
-// XLA's own pool, as the core borrows it. The pool has no parallel-for, so threads share a loop. The caller takes
-// ranges too and waits for none but those that others have begun, so a pool all of whose threads wait here goes on.
+// XLA's own pool, as the core borrows it.
 ParallelFor PoolOf(ffi::ThreadPool& pool, int64_t threads) {
-  return [&pool, threads](int64_t total, int64_t cost, const SharedLoop::Work& work) {
-    // Nanoseconds: about what it takes to wake a thread.
-    constexpr int64_t kMinRange = 20000;
-    // Several ranges a thread, as threads are not equally fast.
-    const int64_t ranges = std::min({total, 4 * threads, std::max<int64_t>(1, total * cost / kMinRange)});
-    if (threads <= 1 || ranges <= 1) {
-      if (total > 0) work(0, total);
-      return;
-    }
-    // A thread may come when all is done and the caller has gone on: the loop lives as long as any of them.
-    const auto loop = std::make_shared<SharedLoop>(total, ranges, work);
-    for (int64_t helper = 1; helper < std::min(threads, ranges); ++helper) {
-      pool.Schedule([loop] { loop->TakeRanges(); });
-    }
-    loop->TakeRanges();
-    loop->Wait();
-  };
+  return ShareLoops(threads, [&pool](std::function<void()> task) { pool.Schedule(std::move(task)); });
 }
 
 int ThreadsOf(const ffi::ThreadPool& pool) { return static_cast<int>(std::max<int64_t>(1, pool.num_threads())); }

@@ -59,8 +59,9 @@ def _checked_k(k: tf.Tensor | int, n: int | None, x: tf.Tensor) -> tf.Tensor | i
 
 def _scores(x: tf.Tensor, by: str) -> tf.Tensor:
     """Returns numbers that order x as the contract does, but for NaN and for denormals."""
-    # In float32 a float16 denormal is an ordinary number, and XLA's top_k is fast on no other type.
-    scores = tf.cast(x, tf.float32) if x.dtype in (tf.float16, tf.bfloat16) else x
+    # XLA's top_k is fast on no other type. Elsewhere the cast costs more than it gains.
+    is_cast = native.in_xla_context() and x.dtype in (tf.float16, tf.bfloat16)
+    scores = tf.cast(x, tf.float32) if is_cast else x
     return tf.abs(scores) if by == "magnitude" else scores
 
 
@@ -74,12 +75,13 @@ def _greatest(scores: tf.Tensor, k: tf.Tensor | int) -> tuple[tf.Tensor, Callabl
             tf.raw_ops.Max(input=scores, axis=-1, keep_dims=True),
             lambda: tf.argmax(scores, axis=-1, output_type=tf.int32)[..., tf.newaxis],
         )
-    n = scores.shape[-1]
-    if native.in_xla_context() and (not isinstance(k, int) or n is None or n > _LONGEST_XLA_TOP_K):
-        # XLA compiles top_k for one k only, and a sort for all.
+    if not native.in_xla_context():
+        values, indices = tf.math.top_k(scores, k if isinstance(k, int) else tf.maximum(k, 1), sorted=False)
+    elif (found := _xla_top_k(scores, k)) is not None:
+        values, indices = found
+    else:
         ordered = tf.sort(scores, axis=-1, direction="DESCENDING")
         return tf.gather(ordered, tf.maximum(k, 1)[tf.newaxis] - 1, axis=-1), None
-    values, indices = tf.math.top_k(scores, k if isinstance(k, int) else tf.maximum(k, 1), sorted=False)
     # The minimum, as XLA's fast top_k is lost on a slice of its result.
     threshold = tf.raw_ops.Min(input=values, axis=-1, keep_dims=True)
 
@@ -90,23 +92,56 @@ def _greatest(scores: tf.Tensor, k: tf.Tensor | int) -> tuple[tf.Tensor, Callabl
     return threshold, last
 
 
+def _xla_top_k(scores: tf.Tensor, k: tf.Tensor | int) -> tuple[tf.Tensor, tf.Tensor] | None:
+    """Returns what `top_k` does, where XLA can compile it right: for one k, and rows that are not long.
+
+    Of a long row it takes the k greatest of each segment, and of these the k greatest.
+    """
+    n = scores.shape[-1]
+    if not isinstance(k, int) or n is None:
+        return None
+    segments = -(-n // _LONGEST_XLA_TOP_K)
+    if segments == 1:
+        return tf.math.top_k(scores, k, sorted=False)
+    length = -(-n // segments)
+    if k > length or segments * k > _LONGEST_XLA_TOP_K:
+        return None
+    outer = tf.shape(scores)[:-1]
+    padding = tf.fill(tf.concat([outer, [segments * length - n]], 0), tf.constant(-np.inf, scores.dtype))
+    rows = tf.reshape(tf.concat([scores, padding], -1), tf.concat([outer, [segments, length]], 0))
+    values, indices = tf.math.top_k(rows, k, sorted=False)
+    indices += tf.range(0, segments * length, length)[:, tf.newaxis]
+    candidates = tf.concat([outer, [segments * k]], 0)
+    values, places = tf.math.top_k(tf.reshape(values, candidates), k, sorted=False)
+    return values, tf.gather(tf.reshape(indices, candidates), places, batch_dims=len(scores.shape) - 1)
+
+
 # `tf.raw_ops`, as around a small op that is called eagerly, TensorFlow's Python costs as much as the op.
 
 
-def _count(entries: tf.Tensor) -> tf.Tensor:
+def _is_in_host_memory(tensor: tf.Tensor) -> bool:
+    """Returns whether NumPy looks into an eager tensor at no cost, in a fraction of the time an op takes."""
+    return tf.executing_eagerly() and "CPU" in tensor.device
+
+
+def _count(entries: tf.Tensor) -> tf.Tensor | np.ndarray:
+    if _is_in_host_memory(entries):
+        return np.count_nonzero(entries.numpy(), axis=-1, keepdims=True)
     return tf.raw_ops.Sum(input=tf.raw_ops.Cast(x=entries, DstT=tf.int32), axis=-1, keep_dims=True)
 
 
 def _if(
     condition: Callable[..., Any],
-    numbers: list[tf.Tensor],
+    numbers: list[tf.Tensor | np.ndarray],
     then: Callable[[], Any],
     otherwise: Callable[[], Any],
 ) -> tf.Tensor:
     """Returns `then()` where the condition holds for all numbers, which are few."""
-    if tf.executing_eagerly() and not any("CUSTOM" in each.device for each in numbers):
-        # An op of TensorFlow's takes several times as long as one of NumPy's, which cannot see a DTensor.
-        return then() if condition(*(each.numpy() for each in numbers)).all() else otherwise()
+    # NumPy cannot see a DTensor.
+    if tf.executing_eagerly() and not any(
+        "CUSTOM" in each.device for each in numbers if isinstance(each, tf.Tensor)
+    ):
+        return then() if condition(*(np.asarray(each) for each in numbers)).all() else otherwise()
     return tf.cond(tf.reduce_all(condition(*numbers)), then, otherwise)
 
 
@@ -180,7 +215,7 @@ def _scale(v: tf.Tensor, others: tf.Tensor, separation: Factor, suppression: Fac
         if isinstance(factor, float):
             factor = v.dtype.as_numpy_dtype(factor)  # a half type rounds it, maybe to zero
             if abs(float(factor)) < tiny:
-                return tf.zeros_like(v)
+                return tf.zeros((), v.dtype)
             return v if factor == 1 else v * factor
         # In float32 for the half types: a float16 denormal is an ordinary number.
         is_zero = tf.abs(tf.cast(factor, tf.float64 if v.dtype == tf.float64 else tf.float32)) < tiny
