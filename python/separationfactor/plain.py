@@ -215,7 +215,7 @@ def _scale(v: tf.Tensor, others: tf.Tensor, separation: Factor, suppression: Fac
         if isinstance(factor, float):
             factor = v.dtype.as_numpy_dtype(factor)  # a half type rounds it, maybe to zero
             if abs(float(factor)) < tiny:
-                return tf.zeros((), v.dtype)
+                return tf.constant(0, v.dtype)
             return v if factor == 1 else v * factor
         # In float32 for the half types: a float16 denormal is an ordinary number.
         is_zero = tf.abs(tf.cast(factor, tf.float64 if v.dtype == tf.float64 else tf.float32)) < tiny
