@@ -29,9 +29,9 @@ namespace {
 // that cache.
 enum class Path {
   kAllOrNone,  // k = 0 or k = n
-  // Short rows in the lanes of a vector: up to 32 entries by ranks (10 entries: 0.28 with k = 1, 0.5 with
-  // others), up to 256 by bisection if there are rows enough (64 entries: 0.6, where kBisection takes 1.7; 256:
-  // 0.56, where it takes 0.65, and half as long with ties).
+  // Short rows in the lanes of a vector: by sorting networks, or up to 256 entries by bisection in lanes, if there
+  // are rows enough. (With AVX2 on a Zen 3, where copying takes 0.12: 10 entries 0.5 with k = 1, 0.8 with 3; 64
+  // entries, k = 8: 0.6, where bisection in lanes takes 1.4; 256 entries, k = 16: 0.85.)
   kShort,
   kGreatest,  // k = 1: looks for the greatest (1,000 entries: 0.26, where kBisection takes 0.4)
   // Little of a long row is selected: candidates above a bound, by one pass that writes as well. (131,072 entries,

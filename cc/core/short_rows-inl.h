@@ -117,8 +117,9 @@ constexpr Network<kSize> BitonicMerge() {
   return network;
 }
 
-// Rows of up to kMaxEntries, as many at a time as a vector has lanes: each lane is a row, each vector a column
-// of order keys, so that nothing goes across lanes.
+// Rows of up to kMaxEntries, as many at a time as a vector has lanes: each lane is a row, each vector a column,
+// so that nothing goes across lanes. Columns hold scores as they are, or order keys where there are NaN, which
+// scores do not order, and in the half types.
 template <class T, Score kScore>
 class ShortRows {
  public:
@@ -152,6 +153,7 @@ class ShortRows {
   static constexpr int kElement = sizeof(Integer), kPart = 16 / kElement;
   // Of longer rows, sorting finds no more than the eighth; sixteen vectors sorted do not stay in registers.
   static constexpr int kMostSorted = 8;
+  // Columns beyond the last one, as whole groups are sorted.
   static constexpr int kPadding = kMaxWord / 2;
 
   struct Batch {
@@ -225,7 +227,7 @@ class ShortRows {
     } else if (rows < kRows || n < kPart) {
       // What follows the rows may not be read.
       std::memcpy(copy, batch.x, rows * n * kElement);
-      std::memset(copy + rows * n, 0, (kRows - rows) * n * kElement);
+      std::memset(copy + rows * n, 0, ((kRows - rows) * n + kPart) * kElement);
       from = reinterpret_cast<const char*>(copy);
     }
     const int64_t row_bytes = int64_t{n} * kElement;
@@ -279,6 +281,8 @@ class ShortRows {
     }
   }
 
+  // Writes rows of up to kMaxWord entries: columns of y, turned back into rows. The half types' are packed from bits,
+  // as their entries are not in the columns; so are rows too short to turn.
   template <bool kMaskOnly>
   [[gnu::always_inline]] static void WriteMasked(const Batch& batch, const Vec* entries, const Mask* masks,
                                                  IntVec row_bits, const Products<T>& products) {
