@@ -3,10 +3,12 @@
 #   PYTHON       the interpreter to make the environment with
 #   TENSORFLOW   the version of TensorFlow to build for
 #   VENV         where the environment is made
+#   WORKERS      how many processes run the Python tests
 
 PYTHON ?= python3
 TENSORFLOW ?= 2.21
 VENV ?= .venv
+WORKERS ?= 2
 BIN = $(VENV)/bin
 
 # The demo's run. A KL divergence of little weight leaves z the style of an 8 x 8 digit.
@@ -58,7 +60,7 @@ core-test: $(VENV)/installed
 	$(BIN)/ctest --test-dir build/sanitized --output-on-failure --parallel 2
 
 python-test: $(VENV)/installed
-	$(BIN)/python -m pytest $(TESTS)
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile $(TESTS)
 
 # What can be known of the CUDA kernels without a card; needs nvcc.
 cuda-evidence: $(VENV)/installed

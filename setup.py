@@ -195,6 +195,7 @@ setup(
         # NVIDIA's tools are for the tests of what nvcc makes of the CUDA kernels.
         "test": [
             "pytest>=8",
+            "pytest-xdist",
             "hypothesis>=6.100",
             "ruff==0.17.6",
             "clang-format==23.1.5",
