@@ -330,8 +330,7 @@ def test_grappler_folds_constants():
 
 def optimize(concrete):
     """Returns the graph that Grappler makes of a concrete function."""
-    # A function's graph inherits the default graph's collections, in which other libraries leave what cannot be
-    # serialized.
+    # A function's graph inherits the default graph's collections, not all of which can be serialized.
     with concrete.graph.as_default():
         meta_graph = tf.compat.v1.train.export_meta_graph(graph=concrete.graph, collection_list=[])
     meta_graph.collection_def["train_op"].node_list.value.append(concrete.outputs[0].name)
