@@ -228,7 +228,24 @@ def test_the_separation_study_finds_what_has_both():
     assert studies.SEPARATION.conclude(results) == (
         "concat: swap accuracy 0.500 ± 0.000, -ELBO 113.0 ± 1.0.\n"
         "As likely, with a swap accuracy of 0.98 or more:\n"
-        "factor=10: swap accuracy 0.980 ± 0.000, -ELBO 113.0 ± 1.0"
+        "- factor=10: swap accuracy 0.980 ± 0.000, -ELBO 113.0 ± 1.0"
+    )
+
+
+def test_the_separation_study_compares_with_concat_trained_as_long_too():
+    results = separation_results(
+        **{"concat": (0.5, 113), "long-concat": (0.8, 106), "long-factor_10": (0.99, 107)}
+    )
+    assert studies.SEPARATION.conclude(results) == (
+        "concat: swap accuracy 0.500 ± 0.000, -ELBO 113.0 ± 1.0.\n"
+        "As likely, with a swap accuracy of 0.98 or more:\n"
+        "- long-factor=10: swap accuracy 0.990 ± 0.000, -ELBO 107.0 ± 1.0\n"
+        "long-concat: swap accuracy 0.800 ± 0.000, -ELBO 106.0 ± 1.0.\n"
+        "No setting is as likely and has a swap accuracy of 0.98 or more.\n"
+        "The likeliest with such a swap accuracy is long-factor=10: "
+        "swap accuracy 0.990 ± 0.000, -ELBO 107.0 ± 1.0.\n"
+        "The greatest swap accuracy of those as likely has long-concat: swap accuracy 0.800 ± 0.000, "
+        "-ELBO 106.0 ± 1.0."
     )
 
 

@@ -16,9 +16,11 @@ from separationfactor.models import ConditionalVAE
 from separationfactor.studies import training
 from separationfactor.studies.framework import Results, Study, Trial
 
-_EPOCHS, _JUDGE_EPOCHS, _QUICK_EPOCHS = 25, 15, 2
+_EPOCHS, _LONG_EPOCHS, _JUDGE_EPOCHS, _QUICK_EPOCHS = 25, 75, 15, 2
 _BATCH = 100
 _SWAP_ACCURACY = 0.98
+# What the settings' names begin with.
+_FAMILIES = ("factor", "concat", "predicted", "trained", "wide", "rising", "beta", "long")
 
 
 class DenseConditionalVAE(ConditionalVAE):
@@ -57,6 +59,7 @@ def measure(trial: Trial) -> dict[str, float]:
     """Trains the model of a setting and measures it on the test part."""
     dataset, options = trial.dataset, dict(trial.options)
     warm_up = options.pop("warm_up", 0)
+    epochs = options.pop("epochs", _EPOCHS)
     model = DenseConditionalVAE(
         dataset.image_shape,
         dataset.num_classes,
@@ -76,7 +79,7 @@ def measure(trial: Trial) -> dict[str, float]:
         model,
         dataset.x_train,
         dataset.y_train,
-        epochs=_QUICK_EPOCHS if trial.quick else _EPOCHS,
+        epochs=_QUICK_EPOCHS if trial.quick else epochs,
         batch_size=_BATCH,
         seed=trial.seed,
         before_epoch=move_factor,
@@ -105,6 +108,7 @@ def _settings() -> dict[str, dict]:
 
     predicted = {"condition": "predicted"}
     wide = {"latent_dim": 20}
+    long = {"epochs": _LONG_EPOCHS}
     return {
         # The factor, from none to plenty.
         **{f"factor={factor}": setting(factor) for factor in (0, 1, 3, 5, 7, 10, 30)},
@@ -123,13 +127,21 @@ def _settings() -> dict[str, dict]:
         "trained-factor=1": setting(1, trainable_factors=True),
         "trained-factor=10": setting(10, trainable_factors=True),
         "trained-concat": setting(1, trainable_factors=True, combine="concat"),
-        # What might have both: dimensions of z beside those of the class, or a factor that rises.
+        # What might have both: dimensions of z beside those of the class, a factor that rises, a KL term of
+        # more weight, so that telling the class by way of z costs more, and longer training.
         "wide-factor=5": setting(5, **wide),
         "wide-factor=10": setting(10, **wide),
         "wide-concat": setting(1, combine="concat", **wide),
         "wide-concat-factor=10": setting(10, combine="concat", **wide),
         "rising-factor=10": setting(10, warm_up=10),
         "rising-concat-factor=10": setting(10, combine="concat", warm_up=10),
+        "beta=2-factor=10": setting(10, beta=2.0),
+        "beta=2-concat-factor=10": setting(10, combine="concat", beta=2.0),
+        "beta=2-concat-factor=30": setting(30, combine="concat", beta=2.0),
+        "long-concat": setting(1, combine="concat", **long),
+        "long-factor=10": setting(10, **long),
+        "long-concat-factor=10": setting(10, combine="concat", **long),
+        "long-beta=2-concat-factor=10": setting(10, combine="concat", beta=2.0, **long),
     }
 
 
@@ -143,23 +155,29 @@ def _line(results: Results, setting: str) -> str:
 
 def conclude(results: Results) -> str:
     """Says which settings obey the class in swaps and are as likely as concat, in the mean over seeds."""
+    lines = []
+    for rival in ("concat", "long-concat"):
+        if rival in results.settings():
+            lines += [f"{rival}: {_line(results, rival)}.", *_compared(results, rival)]
+    return "\n".join(lines or ["Without the setting concat there is nothing to compare with."])
+
+
+def _compared(results: Results, rival: str) -> list[str]:
+    """Says which settings are as likely as a rival, and obey the class."""
     names = results.settings()
-    if "concat" not in names:
-        return "Without the setting concat there is nothing to compare with."
-    likely = [n for n in names if results.mean(n, "negative_elbo") <= results.mean("concat", "negative_elbo")]
+    likely = [n for n in names if results.mean(n, "negative_elbo") <= results.mean(rival, "negative_elbo")]
     both = [name for name in likely if results.mean(name, "swap_accuracy") >= _SWAP_ACCURACY]
-    head = f"concat: {_line(results, 'concat')}."
     if both:
-        lines = [f"{name}: {_line(results, name)}" for name in both]
-        return "\n".join([head, f"As likely, with a swap accuracy of {_SWAP_ACCURACY} or more:", *lines])
-    lines = [head, f"No setting is as likely and has a swap accuracy of {_SWAP_ACCURACY} or more."]
+        head = f"As likely, with a swap accuracy of {_SWAP_ACCURACY} or more:"
+        return [head, *(f"- {name}: {_line(results, name)}" for name in both)]
+    lines = [f"No setting is as likely and has a swap accuracy of {_SWAP_ACCURACY} or more."]
     obedient = [name for name in names if results.mean(name, "swap_accuracy") >= _SWAP_ACCURACY]
     if obedient:
         best = min(obedient, key=lambda name: results.mean(name, "negative_elbo"))
         lines.append(f"The likeliest with such a swap accuracy is {best}: {_line(results, best)}.")
     best = max(likely, key=lambda name: results.mean(name, "swap_accuracy"))
     lines.append(f"The greatest swap accuracy of those as likely has {best}: {_line(results, best)}.")
-    return "\n".join(lines)
+    return lines
 
 
 def draw(results: Results) -> Mapping[str, Figure]:
@@ -178,7 +196,7 @@ def draw(results: Results) -> Mapping[str, Figure]:
 def _likelihood_and_swaps(results: Results) -> Figure:
     figure = Figure(figsize=(9, 6), layout="constrained")
     axes = figure.add_subplot()
-    markers = {"factor": "o", "concat": "s", "predicted": "^", "trained": "D", "wide": "P", "rising": "X"}
+    markers = dict(zip(_FAMILIES, "os^DPXv*", strict=True))
     seen = set()
     for name in results.settings():
         family = re.split("[-=]", name)[0]
