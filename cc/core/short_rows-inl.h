@@ -178,7 +178,8 @@ class ShortRows {
       SelectAndWrite<kMaskOnly>(batch, k, static_cast<const Vec*>(nullptr), keys, products);
     } else {
       Vec entries[kMaxEntries + kPadding];
-      if (LoadColumns(batch, entries)) {
+      const bool has_nan = LoadColumns(batch, entries);
+      if (has_nan || !IsSorted(n, k)) {
         IntVec keys[kMaxEntries + kPadding];
         for (int j = 0; j < n; ++j) keys[j] = Key(L::Of(entries[j]));
         SelectAndWrite<kMaskOnly>(batch, k, entries, keys, products);
@@ -192,6 +193,9 @@ class ShortRows {
     }
   }
 
+  // Whether sorting finds the cut. Bisection, which finds the others, goes over order keys.
+  static bool IsSorted(int n, int k) { return n <= kMaxWord || Smaller(k, n - k + 1) <= kMostSorted; }
+
   // Columns are of scores or of order keys; either way, `>` is the order.
   template <bool kMaskOnly, class Column>
   [[gnu::always_inline]] static void SelectAndWrite(const Batch& batch, int k, const Vec* entries, Column* columns,
@@ -201,14 +205,10 @@ class ShortRows {
       Mask masks[kMaxWord];
       const IntVec row_bits = MarkGreatest(columns, n, k, masks);
       WriteMasked<kMaskOnly>(batch, entries, masks, row_bits, products);
-    } else if (Smaller(k, n - k + 1) <= kMostSorted) {
+    } else if (std::is_same<Column, Vec>::value || IsSorted(n, k)) {
       WriteRows(batch, CutBelow(columns, n, k), products);
     } else if constexpr (std::is_same<Column, IntVec>::value) {
       WriteRows(batch, CutByBisection(columns, n, k), products);
-    } else {
-      IntVec keys[kMaxEntries];
-      for (int j = 0; j < n; ++j) keys[j] = Key(columns[j]);
-      WriteRows(batch, CutByBisection(keys, n, k), products);
     }
   }
 
