@@ -269,6 +269,8 @@ def main() -> None:
     parser.add_argument("--check", action="store_true", help="fail where a kernel uses local memory")
     arguments = parser.parse_args()
     console = rich.get_console()
+    if not console.is_terminal:
+        console.width = 140  # a file has room for whole names
     failures = []
     for architecture in arguments.architectures:
         with tempfile.TemporaryDirectory() as folder, console.status(f"compiling for sm_{architecture}"):
