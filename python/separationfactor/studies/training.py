@@ -39,8 +39,9 @@ def fit(
     model.test_on_batch(*(array[:batch_size] for array in data))
     model.optimizer.build(model.trainable_variables)
 
+    # The images are an argument: TensorFlow keeps the graphs of loops, and what these capture.
     @tf.function
-    def epoch(order):
+    def epoch(order, *data):
         for step in tf.range(steps):
             model.train_step(tuple(tf.gather(array, order[step]) for array in data))
 
@@ -49,4 +50,4 @@ def fit(
         if before_epoch is not None:
             before_epoch(number)
         order = generator.permutation(len(images))[: steps * batch_size]
-        epoch(tf.constant(order.reshape(steps, batch_size), tf.int32))
+        epoch(tf.constant(order.reshape(steps, batch_size), tf.int32), *data)
