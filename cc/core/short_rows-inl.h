@@ -136,13 +136,22 @@ class ShortRows {
   static constexpr bool kIsHalf = sizeof(Bits) == 2;
 
   static void Separate(const SeparateArgs& args, int64_t begin, int64_t end, const Products<T>& products) {
-    const auto separate = products.MaskOnly() ? SeparateBatch<true> : SeparateBatch<false>;
-    for (int64_t row = begin; row < end; row += kRows) {
-      const Batch batch{static_cast<const Bits*>(args.x) + row * args.n, static_cast<Bits*>(args.y) + row * args.n,
-                        args.selected + row * BitmaskBytes(args.n), static_cast<int>(Smaller(kRows, end - row)),
-                        static_cast<int>(args.n)};
-      separate(batch, static_cast<int>(args.k), products);
+    const auto k = static_cast<int>(args.k);
+    const auto batch_at = [&args](int64_t row, int64_t rows) {
+      return Batch{static_cast<const Bits*>(args.x) + row * args.n, static_cast<Bits*>(args.y) + row * args.n,
+                   args.selected + row * BitmaskBytes(args.n), static_cast<int>(Smaller(kRows, rows)),
+                   static_cast<int>(args.n)};
+    };
+    if constexpr (!kIsHalf) {
+      if (kGroup <= args.n && args.n <= kMostGroups * kGroup) {
+        const int64_t batches = (end - begin) / kRows;
+        const auto separate = products.MaskOnly() ? GroupsOf<true>(args.n) : GroupsOf<false>(args.n);
+        if (batches > 0) separate(batch_at(begin, kRows), batches, k, products);
+        begin += batches * kRows;
+      }
     }
+    const auto separate = products.MaskOnly() ? SeparateBatch<true> : SeparateBatch<false>;
+    for (int64_t row = begin; row < end; row += kRows) separate(batch_at(row, end - row), k, products);
   }
 
  private:
@@ -162,6 +171,9 @@ class ShortRows {
     uint8_t* selected;
     int rows, n;
   };
+
+  // Of rows that SeparateGroups takes.
+  static constexpr int kGroup = 4, kMostGroups = 4;
 
   // The rows' cuts in order keys: all above these, and the first few that equal them.
   struct Cuts {
@@ -209,6 +221,146 @@ class ShortRows {
       WriteRows(batch, CutBelow(columns, n, k), products);
     } else if constexpr (std::is_same<Column, IntVec>::value) {
       WriteRows(batch, CutByBisection(columns, n, k), products);
+    }
+  }
+
+  // ---- Whole batches of rows of 4 to 16 entries ----------------------------------------------------------
+
+  // Columns come in groups of four, and how many there are is known to the compiler, which keeps in registers what it
+  // can. The last group is of the rows' last four entries; what the group before has of them comes again.
+  //
+  // Whatever the networks make of a NaN: not less than a number are the NaNs and what is as great. If these are k, they
+  // are the greatest. If not, or if the threshold is a NaN, which selects all, SeparateBatch does the work.
+  template <bool kMaskOnly, int kGroups>
+  [[gnu::noinline]] static void SeparateGroups(Batch batch, int64_t batches, int k, const Products<T>& by_reference) {
+    constexpr int kColumns = kGroups * kGroup, kLast = kColumns - kGroup;
+    constexpr int kFirst = kColumns < kMostSorted ? kColumns : kMostSorted;
+    constexpr int kMore = kColumns - kFirst > kGroup ? kMostSorted : kGroup;
+    using Word = std::conditional_t<(kColumns <= 8), uint8_t, uint16_t>;
+    const Products<T> products = by_reference;  // of which no store can be a part
+    const int n = batch.n, again = kColumns - n;
+    const int64_t row_bytes = int64_t{n} * kElement, last_bytes = row_bytes - kGroup * kElement;
+    const bool is_from_below = k > n - k + 1;
+    const int rank = is_from_below ? n - k + 1 : k;
+    const IntVec flip = is_from_below ? FlipBits(Vec{}) : IntVec{};
+    const Vec padding = (Vec)((IntVec)Wide::Set(-__builtin_inff()) ^ flip);
+    // What a selected column adds to its rows' words: its bit and, beyond the bits, one to be counted.
+    constexpr int kCount = kMostGroups * kGroup;
+    const IntVec wanted = Wide::SetInteger(static_cast<Integer>(k));
+    IntVec marks[kColumns];
+    for (int j = 0; j < kColumns; ++j) {
+      const int mark = j < kLast ? 1 << j : (j - kLast < again ? 0 : 1 << (j - again));
+      marks[j] = Wide::SetInteger(static_cast<Integer>(mark == 0 ? 0 : mark | 1 << kCount));
+    }
+    // The compiler would rather make them again, each by three instructions.
+    __asm__ volatile("" : : "r"(marks) : "memory");
+    const Bits* x = batch.x;
+    Bits* y = batch.y;
+    uint8_t* selected = batch.selected;
+    // Where there was one that SeparateBatch had to do, there may be more.
+    constexpr int kPassOn = 16;
+    int pass_on = 0;
+    const auto advance = [&] {
+      x += kRows * n;
+      y += kRows * n;
+      selected += kRows * sizeof(Word);
+    };
+    for (; batches > 0; --batches, advance()) {
+      if (pass_on > 0) {
+        SeparateBatch<kMaskOnly>(Batch{x, y, selected, kRows, n}, k, by_reference);
+        --pass_on;
+        continue;
+      }
+      Vec entries[kColumns], scores[kColumns];
+      const FirstRows<const char> x_rows(reinterpret_cast<const char*>(x), row_bytes);
+#pragma GCC unroll 4
+      for (int group = 0; group < kGroups; ++group) {
+        const int64_t offset = group < kGroups - 1 ? kGroup * kElement * group : last_bytes;
+        LoadGroup(x_rows, offset, kPart * row_bytes, entries + group * kGroup);
+      }
+#pragma GCC unroll 16
+      for (int j = 0; j < kColumns; ++j) scores[j] = L::Of(entries[j]);
+      Vec threshold = scores[0];
+      if (k == 1) {
+#pragma GCC unroll 16
+        for (int j = 1; j < kColumns; ++j) threshold = Greater(scores[j], threshold);
+      } else {
+        Vec once[kColumns];
+#pragma GCC unroll 16
+        for (int j = 0; j < kColumns; ++j) once[j] = scores[j];
+        for (int j = 0; j < again; ++j) once[kLast + j] = padding;
+        threshold = (Vec)((IntVec)RankSorted<kFirst, kMore>(once, kColumns, flip, rank) ^ flip);
+      }
+      Mask masks[kColumns];
+      IntVec words{};
+#pragma GCC unroll 16
+      for (int j = 0; j < kColumns; ++j) {
+        masks[j] = Wide::NotLess(scores[j], threshold);
+        words = Wide::AddIf(words, masks[j], marks[j]);
+      }
+      if (Any((words >> kCount) != wanted)) {
+        SeparateBatch<kMaskOnly>(Batch{x, y, selected, kRows, n}, k, by_reference);
+        pass_on = kPassOn;
+      } else {
+        WriteWords<Word>(Batch{x, y, selected, kRows, n}, words);
+        const FirstRows<char> y_rows(reinterpret_cast<char*>(y), row_bytes);
+        // What comes again is written first, and then over.
+#pragma GCC unroll 4
+        for (int group = kGroups - 1; group >= 0; --group) {
+          Vec* const columns = entries + group * kGroup;
+#pragma GCC unroll 4
+          for (int j = 0; j < kGroup; ++j) {
+            columns[j] = products.template Product<kMaskOnly>(columns[j], masks[group * kGroup + j]);
+          }
+          const int64_t offset = group < kGroups - 1 ? kGroup * kElement * group : last_bytes;
+          StoreGroup(columns, y_rows, offset, kPart * row_bytes);
+        }
+      }
+    }
+  }
+
+  template <bool kMaskOnly>
+  static auto GroupsOf(int64_t n) {
+    static constexpr decltype(&SeparateGroups<kMaskOnly, 1>) kByGroups[kMostGroups] = {
+        SeparateGroups<kMaskOnly, 1>, SeparateGroups<kMaskOnly, 2>, SeparateGroups<kMaskOnly, 3>,
+        SeparateGroups<kMaskOnly, 4>};
+    return kByGroups[(n - 1) / kGroup];
+  }
+
+  // The first of a batch's rows, from which the others lie a multiple of as many rows away.
+  template <class Char>
+  struct FirstRows {
+    FirstRows(Char* first, int64_t row_bytes) {
+      for (int row = 0; row < kPart; ++row) {
+        of[row] = first + row * row_bytes;
+        // Or the compiler keeps each row's distance for each group, which is more than there are registers.
+        __asm__("" : "+r"(of[row]));
+      }
+    }
+    Char* of[kPart];
+  };
+
+  // Four columns, from 16 bytes of each row or, of float64, twice that.
+  [[gnu::always_inline]] static void LoadGroup(const FirstRows<const char>& rows, int64_t offset, int64_t stride,
+                                               Vec* columns) {
+    for (int j = 0; j < kGroup; j += kPart) {
+      Vec part[kPart];
+      for (int row = 0; row < kPart; ++row) {
+        part[row] = Wide::LoadQuarters(rows.of[row] + offset + j * kElement, stride);
+      }
+      Turn(part);
+      for (int i = 0; i < kPart; ++i) columns[j + i] = part[i];
+    }
+  }
+  [[gnu::always_inline]] static void StoreGroup(const Vec* columns, const FirstRows<char>& rows, int64_t offset,
+                                                int64_t stride) {
+    for (int j = 0; j < kGroup; j += kPart) {
+      Vec part[kPart];
+      for (int i = 0; i < kPart; ++i) part[i] = columns[j + i];
+      Turn(part);
+      for (int row = 0; row < kPart; ++row) {
+        Wide::StoreQuarters(rows.of[row] + offset + j * kElement, stride, part[row]);
+      }
     }
   }
 
@@ -427,27 +579,27 @@ class ShortRows {
     first = greater;
   }
   template <class Column, class Comparators, int... kIndices>
-  static void Apply(const Comparators& network, Column* columns, std::integer_sequence<int, kIndices...>) {
+  [[gnu::always_inline]] static void Apply(const Comparators& network, Column* columns,
+                                           std::integer_sequence<int, kIndices...>) {
     (SortPair(columns[network.first[kIndices]], columns[network.second[kIndices]]), ...);
   }
 
   // The rank-th greatest of the flipped columns, 1 <= rank <= kSize: the kSize greatest of all are kept sorted, as
-  // more columns are sorted and merged with them.
-  template <int kSize, class Column>
-  static Column RankSorted(const Column* columns, int n, IntVec flip, int rank) {
+  // more columns are sorted and merged with them, kMore at a time.
+  template <int kSize, int kMore = kSize, class Column>
+  [[gnu::always_inline]] static Column RankSorted(const Column* columns, int n, IntVec flip, int rank) {
     static constexpr auto kSort = SortingNetwork<kSize>();
+    static constexpr auto kSortMore = SortingNetwork<kMore>();
     static constexpr auto kMerge = BitonicMerge<kSize>();
-    constexpr auto kSortIndices = std::make_integer_sequence<int, kSort.count>();
-    constexpr auto kMergeIndices = std::make_integer_sequence<int, kMerge.count>();
     Column greatest[kSize];
     for (int i = 0; i < kSize; ++i) greatest[i] = (Column)((IntVec)columns[i] ^ flip);
-    Apply(kSort, greatest, kSortIndices);
-    for (int j = kSize; j < n; j += kSize) {
-      Column more[kSize];
-      for (int i = 0; i < kSize; ++i) more[i] = (Column)((IntVec)columns[j + i] ^ flip);
-      Apply(kSort, more, kSortIndices);
-      for (int i = 0; i < kSize; ++i) greatest[i] = Greater(greatest[i], more[kSize - 1 - i]);
-      Apply(kMerge, greatest, kMergeIndices);
+    Apply(kSort, greatest, std::make_integer_sequence<int, kSort.count>());
+    for (int j = kSize; j < n; j += kMore) {
+      Column more[kMore];
+      for (int i = 0; i < kMore; ++i) more[i] = (Column)((IntVec)columns[j + i] ^ flip);
+      Apply(kSortMore, more, std::make_integer_sequence<int, kSortMore.count>());
+      for (int i = kSize - kMore; i < kSize; ++i) greatest[i] = Greater(greatest[i], more[kSize - 1 - i]);
+      Apply(kMerge, greatest, std::make_integer_sequence<int, kMerge.count>());
     }
     return greatest[rank - 1];
   }

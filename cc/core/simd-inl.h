@@ -130,6 +130,11 @@ struct Simd {
     if constexpr (kIsDouble) return _mm512_cmp_pd_mask(x, threshold, _CMP_NLE_UQ);
     if constexpr (sizeof(Lane) == 2) return _mm512_cmpgt_epi16_mask((__m512i)x, (__m512i)threshold);
   }
+  // A NaN in x is not less. For float and double.
+  static Mask NotLess(Vec x, Vec threshold) {
+    if constexpr (kIsFloat) return _mm512_cmp_ps_mask(x, threshold, _CMP_NLT_UQ);
+    if constexpr (kIsDouble) return _mm512_cmp_pd_mask(x, threshold, _CMP_NLT_UQ);
+  }
   static Mask Equal(Vec x, Vec threshold) {
     if constexpr (kIsFloat) return _mm512_cmp_ps_mask(x, threshold, _CMP_EQ_OQ);
     if constexpr (kIsDouble) return _mm512_cmp_pd_mask(x, threshold, _CMP_EQ_OQ);
@@ -198,6 +203,17 @@ struct Simd {
   static Mask Above(Vec x, Vec threshold) {
     if constexpr (sizeof(Lane) == 2) return x > threshold;
     return ~(x <= threshold);
+  }
+  static Mask NotLess(Vec x, Vec threshold) {
+    // Of ~(x < threshold) GCC makes a choice by bytes where the mask is used.
+#if SEPARATIONFACTOR_AVX2
+    if constexpr (kIsFloat) return (Mask)_mm256_cmp_ps(x, threshold, _CMP_NLT_UQ);
+    if constexpr (kIsDouble) return (Mask)_mm256_cmp_pd(x, threshold, _CMP_NLT_UQ);
+#elif defined(__SSE2__)
+    if constexpr (kIsFloat) return (Mask)_mm_cmpnlt_ps(x, threshold);
+    if constexpr (kIsDouble) return (Mask)_mm_cmpnlt_pd(x, threshold);
+#endif
+    return ~(x < threshold);
   }
   static Mask Equal(Vec x, Vec threshold) { return x == threshold; }
   static Mask Unordered(Vec x, Vec y) {
