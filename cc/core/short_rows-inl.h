@@ -6,8 +6,8 @@
 #include <cstdint>
 #include <cstring>
 #include <type_traits>
-#include <utility>
 
+#include "core/columns-inl.h"
 #include "core/long_rows-inl.h"
 #include "core/products-inl.h"
 #include "core/scores-inl.h"
@@ -78,107 +78,23 @@ struct CountLanes<8> {
   typedef float Floats __attribute__((vector_size(kVectorBytes / 2)));
 };
 
-// Pairs of places; of each pair in turn the greater entry goes first.
-template <int kSize>
-struct Network {
-  int first[kSize * kSize], second[kSize * kSize];
-  int count = 0;
-  constexpr void Add(int one, int other) {
-    first[count] = one;
-    second[count++] = other;
-  }
-};
-
-// Sorts: Batcher's odd-even merge sort (1968).
-template <int kSize>
-constexpr Network<kSize> SortingNetwork() {
-  Network<kSize> network{};
-  for (int sorted = 1; sorted < kSize; sorted *= 2) {
-    for (int apart = sorted; apart >= 1; apart /= 2) {
-      for (int start = apart % sorted; start + apart < kSize; start += 2 * apart) {
-        for (int i = start; i < start + apart && i + apart < kSize; ++i) {
-          if (i / (2 * sorted) == (i + apart) / (2 * sorted)) network.Add(i, i + apart);
-        }
-      }
-    }
-  }
-  return network;
-}
-
-// Sorts what first rises and then falls, or the other way round.
-template <int kSize>
-constexpr Network<kSize> BitonicMerge() {
-  Network<kSize> network{};
-  for (int apart = kSize / 2; apart >= 1; apart /= 2) {
-    for (int i = 0; i < kSize; ++i) {
-      if ((i & apart) == 0) network.Add(i, i + apart);
-    }
-  }
-  return network;
-}
-
-// Rows of up to kMaxEntries, as many at a time as a vector has lanes: each lane is a row, each vector a column,
-// so that nothing goes across lanes. Columns hold scores as they are, or order keys where there are NaN, which
-// scores do not order, and in the half types.
+// Rows of up to kMaxEntries, a batch at a time. Columns hold scores as they are, or order keys where there are NaN,
+// which scores do not order, and in the half types.
 template <class T, Score kScore>
-class ShortRows {
+class ShortRows : private Columns<T, kScore> {
+  using C = Columns<T, kScore>;
+
  public:
-  using L = Scored<T, kScore>;
-  using Bits = typename T::Bits;
-  using Numbers = typename L::Numbers;
-  using Wide = Simd<typename T::Number>;
-  using Vec = typename Wide::Vec;
-  using IntVec = typename Wide::IntVec;
-  using Integer = typename Wide::Integer;
-  static constexpr int kRows = Wide::kLanes;
+  using typename C::Batch;
   static constexpr int kMaxEntries = 256;
   static constexpr int kMaxWord = 32;  // entries of rows whose bits are kept in a lane
-  static constexpr bool kIsHalf = sizeof(Bits) == 2;
+  using C::kRows;
 
   static void Separate(const SeparateArgs& args, int64_t begin, int64_t end, const Products<T>& products) {
     const auto k = static_cast<int>(args.k);
-    const auto batch_at = [&args](int64_t row, int64_t rows) {
-      return Batch{static_cast<const Bits*>(args.x) + row * args.n, static_cast<Bits*>(args.y) + row * args.n,
-                   args.selected + row * BitmaskBytes(args.n), static_cast<int>(Smaller(kRows, rows)),
-                   static_cast<int>(args.n)};
-    };
-    if constexpr (!kIsHalf) {
-      if (kGroup <= args.n && args.n <= kMostGroups * kGroup) {
-        const int64_t batches = (end - begin) / kRows;
-        const auto separate = products.MaskOnly() ? GroupsOf<true>(args.n) : GroupsOf<false>(args.n);
-        if (batches > 0) separate(batch_at(begin, kRows), batches, k, products);
-        begin += batches * kRows;
-      }
-    }
     const auto separate = products.MaskOnly() ? SeparateBatch<true> : SeparateBatch<false>;
-    for (int64_t row = begin; row < end; row += kRows) separate(batch_at(row, end - row), k, products);
+    for (int64_t row = begin; row < end; row += kRows) separate(C::BatchAt(args, row, end), k, products);
   }
-
- private:
-  using Counts = typename CountLanes<sizeof(Integer)>::Counts;
-  using Floats = typename CountLanes<sizeof(Integer)>::Floats;
-  using Mask = typename Wide::Mask;
-
-  static constexpr int kElement = sizeof(Integer), kPart = 16 / kElement;
-  // Of longer rows, sorting finds no more than the eighth; sixteen vectors sorted do not stay in registers.
-  static constexpr int kMostSorted = 8;
-  // Columns beyond the last one, as whole groups are sorted.
-  static constexpr int kPadding = kMaxWord / 2;
-
-  struct Batch {
-    const Bits* x;
-    Bits* y;
-    uint8_t* selected;
-    int rows, n;
-  };
-
-  // Of rows that SeparateGroups takes.
-  static constexpr int kGroup = 4, kMostGroups = 4;
-
-  // The rows' cuts in order keys: all above these, and the first few that equal them.
-  struct Cuts {
-    IntVec keys, quotas;
-  };
 
   template <bool kMaskOnly>
   static void SeparateBatch(const Batch& batch, int k, const Products<T>& products) {
@@ -205,6 +121,30 @@ class ShortRows {
     }
   }
 
+ private:
+  using C::Any;
+  using C::kElement;
+  using C::kMostSorted;
+  using C::kPart;
+  using typename C::Bits;
+  using typename C::Integer;
+  using typename C::IntVec;
+  using typename C::L;
+  using typename C::Mask;
+  using typename C::Vec;
+  using typename C::Wide;
+  using Numbers = typename L::Numbers;
+  using Counts = typename CountLanes<sizeof(Integer)>::Counts;
+  using Floats = typename CountLanes<sizeof(Integer)>::Floats;
+  static constexpr bool kIsHalf = sizeof(Bits) == 2;
+  // Columns beyond the last one, as whole groups are sorted.
+  static constexpr int kPadding = kMaxWord / 2;
+
+  // The rows' cuts in order keys: all above these, and the first few that equal them.
+  struct Cuts {
+    IntVec keys, quotas;
+  };
+
   // Whether sorting finds the cut. Bisection, which finds the others, goes over order keys.
   static bool IsSorted(int n, int k) { return n <= kMaxWord || Smaller(k, n - k + 1) <= kMostSorted; }
 
@@ -221,146 +161,6 @@ class ShortRows {
       WriteRows(batch, CutBelow(columns, n, k), products);
     } else if constexpr (std::is_same<Column, IntVec>::value) {
       WriteRows(batch, CutByBisection(columns, n, k), products);
-    }
-  }
-
-  // ---- Whole batches of rows of 4 to 16 entries ----------------------------------------------------------
-
-  // Columns come in groups of four, and how many there are is known to the compiler, which keeps in registers what it
-  // can. The last group is of the rows' last four entries; what the group before has of them comes again.
-  //
-  // Whatever the networks make of a NaN: not less than a number are the NaNs and what is as great. If these are k, they
-  // are the greatest. If not, or if the threshold is a NaN, which selects all, SeparateBatch does the work.
-  template <bool kMaskOnly, int kGroups>
-  [[gnu::noinline]] static void SeparateGroups(Batch batch, int64_t batches, int k, const Products<T>& by_reference) {
-    constexpr int kColumns = kGroups * kGroup, kLast = kColumns - kGroup;
-    constexpr int kFirst = kColumns < kMostSorted ? kColumns : kMostSorted;
-    constexpr int kMore = kColumns - kFirst > kGroup ? kMostSorted : kGroup;
-    using Word = std::conditional_t<(kColumns <= 8), uint8_t, uint16_t>;
-    const Products<T> products = by_reference;  // of which no store can be a part
-    const int n = batch.n, again = kColumns - n;
-    const int64_t row_bytes = int64_t{n} * kElement, last_bytes = row_bytes - kGroup * kElement;
-    const bool is_from_below = k > n - k + 1;
-    const int rank = is_from_below ? n - k + 1 : k;
-    const IntVec flip = is_from_below ? FlipBits(Vec{}) : IntVec{};
-    const Vec padding = (Vec)((IntVec)Wide::Set(-__builtin_inff()) ^ flip);
-    // What a selected column adds to its rows' words: its bit and, beyond the bits, one to be counted.
-    constexpr int kCount = kMostGroups * kGroup;
-    const IntVec wanted = Wide::SetInteger(static_cast<Integer>(k));
-    IntVec marks[kColumns];
-    for (int j = 0; j < kColumns; ++j) {
-      const int mark = j < kLast ? 1 << j : (j - kLast < again ? 0 : 1 << (j - again));
-      marks[j] = Wide::SetInteger(static_cast<Integer>(mark == 0 ? 0 : mark | 1 << kCount));
-    }
-    // The compiler would rather make them again, each by three instructions.
-    __asm__ volatile("" : : "r"(marks) : "memory");
-    const Bits* x = batch.x;
-    Bits* y = batch.y;
-    uint8_t* selected = batch.selected;
-    // Where there was one that SeparateBatch had to do, there may be more.
-    constexpr int kPassOn = 16;
-    int pass_on = 0;
-    const auto advance = [&] {
-      x += kRows * n;
-      y += kRows * n;
-      selected += kRows * sizeof(Word);
-    };
-    for (; batches > 0; --batches, advance()) {
-      if (pass_on > 0) {
-        SeparateBatch<kMaskOnly>(Batch{x, y, selected, kRows, n}, k, by_reference);
-        --pass_on;
-        continue;
-      }
-      Vec entries[kColumns], scores[kColumns];
-      const FirstRows<const char> x_rows(reinterpret_cast<const char*>(x), row_bytes);
-#pragma GCC unroll 4
-      for (int group = 0; group < kGroups; ++group) {
-        const int64_t offset = group < kGroups - 1 ? kGroup * kElement * group : last_bytes;
-        LoadGroup(x_rows, offset, kPart * row_bytes, entries + group * kGroup);
-      }
-#pragma GCC unroll 16
-      for (int j = 0; j < kColumns; ++j) scores[j] = L::Of(entries[j]);
-      Vec threshold = scores[0];
-      if (k == 1) {
-#pragma GCC unroll 16
-        for (int j = 1; j < kColumns; ++j) threshold = Greater(scores[j], threshold);
-      } else {
-        Vec once[kColumns];
-#pragma GCC unroll 16
-        for (int j = 0; j < kColumns; ++j) once[j] = scores[j];
-        for (int j = 0; j < again; ++j) once[kLast + j] = padding;
-        threshold = (Vec)((IntVec)RankSorted<kFirst, kMore>(once, kColumns, flip, rank) ^ flip);
-      }
-      Mask masks[kColumns];
-      IntVec words{};
-#pragma GCC unroll 16
-      for (int j = 0; j < kColumns; ++j) {
-        masks[j] = Wide::NotLess(scores[j], threshold);
-        words = Wide::AddIf(words, masks[j], marks[j]);
-      }
-      if (Any((words >> kCount) != wanted)) {
-        SeparateBatch<kMaskOnly>(Batch{x, y, selected, kRows, n}, k, by_reference);
-        pass_on = kPassOn;
-      } else {
-        WriteWords<Word>(Batch{x, y, selected, kRows, n}, words);
-        const FirstRows<char> y_rows(reinterpret_cast<char*>(y), row_bytes);
-        // What comes again is written first, and then over.
-#pragma GCC unroll 4
-        for (int group = kGroups - 1; group >= 0; --group) {
-          Vec* const columns = entries + group * kGroup;
-#pragma GCC unroll 4
-          for (int j = 0; j < kGroup; ++j) {
-            columns[j] = products.template Product<kMaskOnly>(columns[j], masks[group * kGroup + j]);
-          }
-          const int64_t offset = group < kGroups - 1 ? kGroup * kElement * group : last_bytes;
-          StoreGroup(columns, y_rows, offset, kPart * row_bytes);
-        }
-      }
-    }
-  }
-
-  template <bool kMaskOnly>
-  static auto GroupsOf(int64_t n) {
-    static constexpr decltype(&SeparateGroups<kMaskOnly, 1>) kByGroups[kMostGroups] = {
-        SeparateGroups<kMaskOnly, 1>, SeparateGroups<kMaskOnly, 2>, SeparateGroups<kMaskOnly, 3>,
-        SeparateGroups<kMaskOnly, 4>};
-    return kByGroups[(n - 1) / kGroup];
-  }
-
-  // The first of a batch's rows, from which the others lie a multiple of as many rows away.
-  template <class Char>
-  struct FirstRows {
-    FirstRows(Char* first, int64_t row_bytes) {
-      for (int row = 0; row < kPart; ++row) {
-        of[row] = first + row * row_bytes;
-        // Or the compiler keeps each row's distance for each group, which is more than there are registers.
-        __asm__("" : "+r"(of[row]));
-      }
-    }
-    Char* of[kPart];
-  };
-
-  // Four columns, from 16 bytes of each row or, of float64, twice that.
-  [[gnu::always_inline]] static void LoadGroup(const FirstRows<const char>& rows, int64_t offset, int64_t stride,
-                                               Vec* columns) {
-    for (int j = 0; j < kGroup; j += kPart) {
-      Vec part[kPart];
-      for (int row = 0; row < kPart; ++row) {
-        part[row] = Wide::LoadQuarters(rows.of[row] + offset + j * kElement, stride);
-      }
-      Turn(part);
-      for (int i = 0; i < kPart; ++i) columns[j + i] = part[i];
-    }
-  }
-  [[gnu::always_inline]] static void StoreGroup(const Vec* columns, const FirstRows<char>& rows, int64_t offset,
-                                                int64_t stride) {
-    for (int j = 0; j < kGroup; j += kPart) {
-      Vec part[kPart];
-      for (int i = 0; i < kPart; ++i) part[i] = columns[j + i];
-      Turn(part);
-      for (int row = 0; row < kPart; ++row) {
-        Wide::StoreQuarters(rows.of[row] + offset + j * kElement, stride, part[row]);
-      }
     }
   }
 
@@ -383,13 +183,11 @@ class ShortRows {
       from = reinterpret_cast<const char*>(copy);
     }
     const int64_t row_bytes = int64_t{n} * kElement;
+    const typename C::template FirstRows<const char> first(from, row_bytes);
     auto nans = Wide::Unordered(Vec{}, Vec{});
     for (int j = 0;; j = NextPart(j, n)) {
       Vec part[kPart];
-      for (int row = 0; row < kPart; ++row) {
-        part[row] = Wide::LoadQuarters(from + row * row_bytes + j * kElement, kPart * row_bytes);
-      }
-      Turn(part);
+      C::LoadPart(first, j * kElement, kPart * row_bytes, part);
       for (int i = 0; i < kPart; ++i) columns[j + i] = (Column)part[i];
       if constexpr (!kIsHalf) {
         for (int i = 0; i < kPart; i += 2) nans |= Wide::Unordered(part[i], part[i + 1]);
@@ -400,24 +198,6 @@ class ShortRows {
 
   // The last columns of a row are taken twice, rather than what follows the row.
   static int NextPart(int j, int n) { return j + 2 * kPart <= n ? j + kPart : n - kPart; }
-
-  // Turns 16 bytes each of kPart rows into columns, and back.
-  static void Turn(Vec (&part)[kPart]) {
-    if constexpr (kPart == 2) {
-      const Vec first = part[0];
-      part[0] = Wide::template Interleave<8, false>(first, part[1]);
-      part[1] = Wide::template Interleave<8, true>(first, part[1]);
-    } else {
-      const Vec low01 = Wide::template Interleave<4, false>(part[0], part[1]);
-      const Vec high01 = Wide::template Interleave<4, true>(part[0], part[1]);
-      const Vec low23 = Wide::template Interleave<4, false>(part[2], part[3]);
-      const Vec high23 = Wide::template Interleave<4, true>(part[2], part[3]);
-      part[0] = Wide::template Interleave<8, false>(low01, low23);
-      part[1] = Wide::template Interleave<8, true>(low01, low23);
-      part[2] = Wide::template Interleave<8, false>(high01, high23);
-      part[3] = Wide::template Interleave<8, true>(high01, high23);
-    }
-  }
 
   static void Widen(const Bits* x, int count, Integer* keys) {
     using S = typename L::S;
@@ -445,15 +225,13 @@ class ShortRows {
         alignas(64) Integer copy[kRows * kMaxWord];
         char* const to = rows == kRows ? reinterpret_cast<char*>(batch.y) : reinterpret_cast<char*>(copy);
         const int64_t row_bytes = int64_t{n} * kElement;
+        const typename C::template FirstRows<char> first(to, row_bytes);
         for (int j = 0;; j = NextPart(j, n)) {
           Vec part[kPart];
           for (int i = 0; i < kPart; ++i) {
             part[i] = products.template Product<kMaskOnly>(entries[j + i], masks[j + i]);
           }
-          Turn(part);
-          for (int row = 0; row < kPart; ++row) {
-            Wide::StoreQuarters(to + row * row_bytes + j * kElement, kPart * row_bytes, part[row]);
-          }
+          C::StorePart(part, first, j * kElement, kPart * row_bytes);
           if (j + kPart >= n) break;
         }
         if (rows < kRows) std::memcpy(batch.y, copy, rows * row_bytes);
@@ -476,10 +254,10 @@ class ShortRows {
   [[gnu::noinline]] static void WriteBits(const Batch& batch, IntVec row_bits) {
     switch (BitmaskBytes(batch.n)) {
       case 1:
-        WriteWords<uint8_t>(batch, row_bits);
+        C::template WriteWords<uint8_t>(batch, row_bits);
         break;
       case 2:
-        WriteWords<uint16_t>(batch, row_bits);
+        C::template WriteWords<uint16_t>(batch, row_bits);
         break;
       case 3: {
         Integer bits[kRows];
@@ -488,18 +266,7 @@ class ShortRows {
         break;
       }
       default:
-        WriteWords<uint32_t>(batch, row_bits);
-    }
-  }
-
-  template <class Word>
-  static void WriteWords(const Batch& batch, IntVec row_bits) {
-    typedef Word Words __attribute__((vector_size(kRows * sizeof(Word))));
-    const Words words = __builtin_convertvector(row_bits, Words);
-    if (batch.rows == kRows) {
-      __builtin_memcpy(batch.selected, &words, sizeof(words));
-    } else {
-      __builtin_memcpy(batch.selected, &words, batch.rows * sizeof(Word));
+        C::template WriteWords<uint32_t>(batch, row_bits);
     }
   }
 
@@ -562,66 +329,18 @@ class ShortRows {
 
   // ---- Selection -------------------------------------------------------------------------------------------
 
-  static IntVec FlipBits(IntVec) { return Wide::SetInteger(-1); }
-  static IntVec FlipBits(Vec) { return Wide::SetInteger(kLeast); }
-  static constexpr auto kLeast = static_cast<Integer>(uint64_t{1} << (8 * sizeof(Integer) - 1));
-  static void Least(IntVec* least) { *least = Wide::SetInteger(kLeast); }
-  static void Least(Vec* least) { *least = Wide::Set(-__builtin_inff()); }
-
-  template <class Column>
-  static Column Greater(Column a, Column b) {
-    return a > b ? a : b;
-  }
-  template <class Column>
-  static void SortPair(Column& first, Column& second) {
-    const Column greater = Greater(first, second);
-    second = second < first ? second : first;
-    first = greater;
-  }
-  template <class Column, class Comparators, int... kIndices>
-  [[gnu::always_inline]] static void Apply(const Comparators& network, Column* columns,
-                                           std::integer_sequence<int, kIndices...>) {
-    (SortPair(columns[network.first[kIndices]], columns[network.second[kIndices]]), ...);
-  }
-
-  // The rank-th greatest of the flipped columns, 1 <= rank <= kSize: the kSize greatest of all are kept sorted, as
-  // more columns are sorted and merged with them, kMore at a time.
-  template <int kSize, int kMore = kSize, class Column>
-  [[gnu::always_inline]] static Column RankSorted(const Column* columns, int n, IntVec flip, int rank) {
-    static constexpr auto kSort = SortingNetwork<kSize>();
-    static constexpr auto kSortMore = SortingNetwork<kMore>();
-    static constexpr auto kMerge = BitonicMerge<kSize>();
-    Column greatest[kSize];
-    for (int i = 0; i < kSize; ++i) greatest[i] = (Column)((IntVec)columns[i] ^ flip);
-    Apply(kSort, greatest, std::make_integer_sequence<int, kSort.count>());
-    for (int j = kSize; j < n; j += kMore) {
-      Column more[kMore];
-      for (int i = 0; i < kMore; ++i) more[i] = (Column)((IntVec)columns[j + i] ^ flip);
-      Apply(kSortMore, more, std::make_integer_sequence<int, kSortMore.count>());
-      for (int i = kSize - kMore; i < kSize; ++i) greatest[i] = Greater(greatest[i], more[kSize - 1 - i]);
-      Apply(kMerge, greatest, std::make_integer_sequence<int, kMerge.count>());
-    }
-    return greatest[rank - 1];
-  }
-
   // The k-th greatest of each row, where k or n - k + 1 is at most kMostSorted or n is at most kMaxWord.
   template <class Column>
   static Column KthGreatest(Column* columns, int n, int k) {
     if (k == 1) {
       Column greatest = columns[0];
-      for (int j = 1; j < n; ++j) greatest = Greater(columns[j], greatest);
+      for (int j = 1; j < n; ++j) greatest = C::Greater(columns[j], greatest);
       return greatest;
     }
-    // The k-th from above is the n - k + 1-th from below.
-    const bool is_from_below = k > n - k + 1;
-    const int rank = is_from_below ? n - k + 1 : k;
-    const IntVec flip = is_from_below ? FlipBits(Column{}) : IntVec{};
-    Column padding;
-    Least(&padding);
-    for (int j = n; j < n + kPadding; ++j) columns[j] = (Column)((IntVec)padding ^ flip);
-    const Column found = rank <= kMostSorted ? RankSorted<kMostSorted>(columns, n, flip, rank)
-                                             : RankSorted<kPadding>(columns, n, flip, rank);
-    return (Column)((IntVec)found ^ flip);
+    const typename C::template Rank<Column> rank(n, k);
+    for (int j = n; j < n + kPadding; ++j) columns[j] = rank.padding;
+    return rank.rank <= kMostSorted ? C::template Ranked<kMostSorted>(columns, n, rank)
+                                    : C::template Ranked<kPadding>(columns, n, rank);
   }
 
   // How many of each row are at or above a bound; in four sums, as a sum waits for the one before.
@@ -708,8 +427,6 @@ class ShortRows {
     if constexpr (sizeof(Integer) == 4) return mask;
     return __builtin_convertvector(mask, IntVec);
   }
-  static bool Any(IntVec mask) { return Wide::BitsOf(Wide::Unordered((Vec)mask, (Vec)mask)) != 0; }
-
   // SelectByBisection, for all rows at once. Keys take the place of scores, so NaN needs no care.
   static Cuts CutByBisection(const IntVec* columns, int n, int k) {
     constexpr int kGuesses = 8;

@@ -1,0 +1,173 @@
+// The shortest rows: their columns stay in registers.
+
+#ifndef SEPARATIONFACTOR_CORE_SHORTEST_ROWS_INL_H_
+#define SEPARATIONFACTOR_CORE_SHORTEST_ROWS_INL_H_
+
+#include <cstdint>
+#include <type_traits>
+
+#include "core/columns-inl.h"
+#include "core/products-inl.h"
+#include "core/scores-inl.h"
+#include "core/separate.h"
+#include "core/short_rows-inl.h"
+#include "core/simd-inl.h"
+
+namespace separationfactor {
+namespace {
+
+// Rows of 4 to 16 entries of float32 or float64. Columns come in groups of four, and how many there are is known to the
+// compiler, which keeps in registers what it can. The last group is of the rows' last four entries; what the group
+// before has of them comes again.
+template <class T, Score kScore>
+class ShortestRows : private Columns<T, kScore> {
+  using C = Columns<T, kScore>;
+  static constexpr int kGroup = 4, kMostGroups = 4;
+
+ public:
+  static constexpr bool Take(int64_t n) {
+    return sizeof(typename C::Bits) > 2 && kGroup <= n && n <= kMostGroups * kGroup;
+  }
+
+  static void Separate(const SeparateArgs& args, int64_t begin, int64_t end, const Products<T>& products) {
+    const int64_t batches = (end - begin) / C::kRows;
+    const auto separate = products.MaskOnly() ? GroupsOf<true>(args.n) : GroupsOf<false>(args.n);
+    if (batches > 0) separate(C::BatchAt(args, begin, end), batches, static_cast<int>(args.k), products);
+    Short::Separate(args, begin + batches * C::kRows, end, products);
+  }
+
+ private:
+  using Short = ShortRows<T, kScore>;
+  using C::kElement;
+  using C::kMostSorted;
+  using C::kPart;
+  using C::kRows;
+  using typename C::Batch;
+  using typename C::Bits;
+  using typename C::Integer;
+  using typename C::IntVec;
+  using typename C::L;
+  using typename C::Mask;
+  using typename C::Vec;
+  using typename C::Wide;
+
+  // Whatever the networks make of a NaN: not less than a number are the NaNs and what is as great. If these are k, they
+  // are the greatest. If not, or if the threshold is a NaN, which selects all, ShortRows does the work.
+  template <bool kMaskOnly, int kGroups>
+  [[gnu::noinline]] static void SeparateGroups(Batch batch, int64_t batches, int k, const Products<T>& by_reference) {
+    constexpr int kColumns = kGroups * kGroup, kLast = kColumns - kGroup;
+    constexpr int kFirst = kColumns < kMostSorted ? kColumns : kMostSorted;
+    constexpr int kMore = kColumns - kFirst > kGroup ? kMostSorted : kGroup;
+    using Word = std::conditional_t<(kColumns <= 8), uint8_t, uint16_t>;
+    const Products<T> products = by_reference;  // of which no store can be a part
+    const int n = batch.n, again = kColumns - n;
+    const int64_t row_bytes = int64_t{n} * kElement;
+    const auto offset_of = [row_bytes](int group) {
+      return group < kGroups - 1 ? kGroup * kElement * group : row_bytes - kGroup * kElement;
+    };
+    const typename C::template Rank<Vec> rank(n, k);
+    // What a selected column adds to its rows' words: its bit and, beyond the bits, one to be counted.
+    constexpr int kCount = kMostGroups * kGroup;
+    const IntVec wanted = Wide::SetInteger(static_cast<Integer>(k));
+    IntVec marks[kColumns];
+    for (int j = 0; j < kColumns; ++j) {
+      const int mark = j < kLast ? 1 << j : (j - kLast < again ? 0 : 1 << (j - again));
+      marks[j] = Wide::SetInteger(static_cast<Integer>(mark == 0 ? 0 : mark | 1 << kCount));
+    }
+    // The compiler would rather make them again, each by three instructions.
+    __asm__ volatile("" : : "r"(marks) : "memory");
+    const Bits* x = batch.x;
+    Bits* y = batch.y;
+    uint8_t* selected = batch.selected;
+    // Where there was one that ShortRows had to do, there may be more.
+    constexpr int kPassOn = 16;
+    int pass_on = 0;
+    const auto here = [&] { return Batch{x, y, selected, kRows, n}; };
+    const auto advance = [&] {
+      x += kRows * n;
+      y += kRows * n;
+      selected += kRows * sizeof(Word);
+    };
+    for (; batches > 0; --batches, advance()) {
+      if (pass_on > 0) {
+        Short::template SeparateBatch<kMaskOnly>(here(), k, by_reference);
+        --pass_on;
+        continue;
+      }
+      Vec entries[kColumns], scores[kColumns];
+      const typename C::template FirstRows<const char> x_rows(reinterpret_cast<const char*>(x), row_bytes);
+#pragma GCC unroll 4
+      for (int group = 0; group < kGroups; ++group) {
+        LoadGroup(x_rows, offset_of(group), kPart * row_bytes, entries + group * kGroup);
+      }
+#pragma GCC unroll 16
+      for (int j = 0; j < kColumns; ++j) scores[j] = L::Of(entries[j]);
+      Vec threshold = scores[0];
+      if (k == 1) {
+#pragma GCC unroll 16
+        for (int j = 1; j < kColumns; ++j) threshold = C::Greater(scores[j], threshold);
+      } else {
+        Vec once[kColumns];
+#pragma GCC unroll 16
+        for (int j = 0; j < kColumns; ++j) once[j] = scores[j];
+        for (int j = 0; j < again; ++j) once[kLast + j] = rank.padding;
+        threshold = C::template Ranked<kFirst, kMore>(once, kColumns, rank);
+      }
+      Mask masks[kColumns];
+      IntVec words{};
+#pragma GCC unroll 16
+      for (int j = 0; j < kColumns; ++j) {
+        masks[j] = Wide::NotLess(scores[j], threshold);
+        words = Wide::AddIf(words, masks[j], marks[j]);
+      }
+      if (C::Any((words >> kCount) != wanted)) {
+        Short::template SeparateBatch<kMaskOnly>(here(), k, by_reference);
+        pass_on = kPassOn;
+      } else {
+        C::template WriteWords<Word>(here(), words);
+        const typename C::template FirstRows<char> y_rows(reinterpret_cast<char*>(y), row_bytes);
+        // What comes again is written first, and then over.
+#pragma GCC unroll 4
+        for (int group = kGroups - 1; group >= 0; --group) {
+          Vec* const columns = entries + group * kGroup;
+#pragma GCC unroll 4
+          for (int j = 0; j < kGroup; ++j) {
+            columns[j] = products.template Product<kMaskOnly>(columns[j], masks[group * kGroup + j]);
+          }
+          StoreGroup(columns, y_rows, offset_of(group), kPart * row_bytes);
+        }
+      }
+    }
+  }
+
+  template <bool kMaskOnly>
+  static auto GroupsOf(int64_t n) {
+    static constexpr decltype(&SeparateGroups<kMaskOnly, 1>) kByGroups[kMostGroups] = {
+        SeparateGroups<kMaskOnly, 1>, SeparateGroups<kMaskOnly, 2>, SeparateGroups<kMaskOnly, 3>,
+        SeparateGroups<kMaskOnly, 4>};
+    return kByGroups[(n - 1) / kGroup];
+  }
+
+  // Four columns, from 16 bytes of each row or, of float64, twice that.
+  [[gnu::always_inline]] static void LoadGroup(const typename C::template FirstRows<const char>& rows, int64_t offset,
+                                               int64_t stride, Vec* columns) {
+    for (int j = 0; j < kGroup; j += kPart) {
+      Vec part[kPart];
+      C::LoadPart(rows, offset + j * kElement, stride, part);
+      for (int i = 0; i < kPart; ++i) columns[j + i] = part[i];
+    }
+  }
+  [[gnu::always_inline]] static void StoreGroup(const Vec* columns, const typename C::template FirstRows<char>& rows,
+                                                int64_t offset, int64_t stride) {
+    for (int j = 0; j < kGroup; j += kPart) {
+      Vec part[kPart];
+      for (int i = 0; i < kPart; ++i) part[i] = columns[j + i];
+      C::StorePart(part, rows, offset + j * kElement, stride);
+    }
+  }
+};
+
+}  // namespace
+}  // namespace separationfactor
+
+#endif  // SEPARATIONFACTOR_CORE_SHORTEST_ROWS_INL_H_
