@@ -3,7 +3,7 @@
 #   PYTHON       the interpreter to make the environment with
 #   TENSORFLOW   the version of TensorFlow to build for
 #   VENV         where the environment is made
-#   WORKERS      how many processes run the Python tests
+#   WORKERS      how many processes compile and test
 
 PYTHON ?= python3
 TENSORFLOW ?= 2.21
@@ -53,11 +53,11 @@ lint: $(VENV)/installed
 
 core-test: $(VENV)/installed
 	$(BIN)/cmake -S . -B build/core
-	$(BIN)/cmake --build build/core --parallel
-	$(BIN)/ctest --test-dir build/core --output-on-failure --parallel 2
+	$(BIN)/cmake --build build/core --parallel $(WORKERS)
+	$(BIN)/ctest --test-dir build/core --output-on-failure --parallel $(WORKERS)
 	$(BIN)/cmake -S . -B build/sanitized -DSEPARATIONFACTOR_SANITIZE=address,undefined -DCMAKE_BUILD_TYPE=RelWithDebInfo
-	$(BIN)/cmake --build build/sanitized --parallel
-	$(BIN)/ctest --test-dir build/sanitized --output-on-failure --parallel 2
+	$(BIN)/cmake --build build/sanitized --parallel $(WORKERS)
+	$(BIN)/ctest --test-dir build/sanitized --output-on-failure --parallel $(WORKERS)
 
 python-test: $(VENV)/installed
 	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile $(TESTS)

@@ -56,10 +56,21 @@ def conditional_vae():
     return sf.models.ConditionalVAE((8, 8, 1), 10, condition="predicted", trainable_factors=True, seed=5)
 
 
+def autoencoder():
+    return sf.models.KSparseAutoencoder((8, 8, 1), 50, 8, seed=5)
+
+
+class ImagesAlone(runs._Batches):
+    def __getitem__(self, index):
+        images, _ = super().__getitem__(index)
+        return (images,)
+
+
 # By plain gradient descent, as Adam would not notice a loss that is scaled by the number of replicas.
 MODELS = {
     "classifier": (classifier, 0.05, EVEN),
     "conditional_vae": (conditional_vae, 1e-3, (IMAGES, TEST_IMAGES, BATCH_SIZE)),
+    "autoencoder": (autoencoder, 1e-3, (IMAGES, TEST_IMAGES, BATCH_SIZE)),
 }
 
 
@@ -72,12 +83,13 @@ def train_models(strategy, folder):
             model = make()
             loss = "sparse_categorical_crossentropy" if name == "classifier" else None
             model.compile(keras.optimizers.SGD(learning_rate), loss)
+        batches = ImagesAlone if name == "autoencoder" else runs._Batches
         record = keras.callbacks.History()
         distribution.fit(
             model,
             strategy,
-            runs._Batches(digits["x_train"], digits["y_train"], batch_size),
-            runs._Batches(digits["x_test"], digits["y_test"], batch_size),
+            batches(digits["x_train"], digits["y_train"], batch_size),
+            batches(digits["x_test"], digits["y_test"], batch_size),
             epochs=2,
             verbose=0,
             callbacks=[record],

@@ -107,7 +107,7 @@ def test_training_lowers_the_loss_and_moves_every_weight(options):
 def test_the_gradient_of_tied_weights_has_both_parts():
     model, images = make(k=12, compiled=False), data(3)
     with tf.GradientTape() as tape:
-        losses, _ = model._loss_and_code(images, training=False)
+        losses = model._terms(images, training=False)["loss"]
     (gradient,) = tape.gradient(losses, [model.kernel])
     weights = model.kernel.numpy()
     for place in [(0, 0), (7, 3), (19, 11)]:
@@ -116,7 +116,7 @@ def test_the_gradient_of_tied_weights_has_both_parts():
             moved = weights.copy()
             moved[place] += step
             model.kernel.assign(moved)
-            sides.append(model._loss_and_code(images, training=False)[0].numpy().sum())
+            sides.append(model._terms(images, training=False)["loss"].numpy().sum())
         np.testing.assert_allclose(gradient[place], (sides[0] - sides[1]) / 2e-2, rtol=2e-2, atol=1e-2)
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from separationfactor import arguments
+from separationfactor.models.image_model import ImageModel, Seeded
 
 _LOG_2_PI = math.log(2 * math.pi)
 
@@ -32,12 +33,12 @@ def observed_pixels(image_shape, quadrants):
     return observed
 
 
-class _Completion(keras.Model):
+class _Completion(ImageModel):
     """What the baseline and the CVAE share: the two parts of an image, and training on images alone."""
 
     def __init__(self, image_shape, quadrants, hidden_units, term_names, **kwargs):
-        super().__init__(**kwargs)
-        self.image_shape = arguments.image_shape(image_shape)
+        metrics = [keras.metrics.Mean(name=name) for name in term_names]
+        super().__init__(image_shape, metrics, **kwargs)
         if min(self.image_shape[:2]) < 2:
             raise ValueError(
                 "Argument `image_shape` must be of 2 x 2 pixels at least. "
@@ -49,11 +50,6 @@ class _Completion(keras.Model):
         self._observed, self._missing = np.flatnonzero(observed), np.flatnonzero(~observed)
         # Where each pixel of an image is, once its observed and missing ones stand side by side.
         self._places = np.argsort(np.concatenate([self._observed, self._missing]))
-        self._trackers = {name: keras.metrics.Mean(name=name) for name in term_names}
-
-    def build(self, input_shape):
-        # The networks are built in the constructor, from the configuration alone.
-        self.built = True
 
     def _network(self, inputs, outputs, name):
         """Returns a network of two hidden layers, from vectors side by side to vectors."""
@@ -77,36 +73,7 @@ class _Completion(keras.Model):
         return tf.reshape(pixels, (-1, *self.image_shape))
 
     def _terms(self, data, training):
-        images, labels, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        if labels is not None or sample_weight is not None:
-            raise ValueError(
-                f"{type(self).__name__} is trained and evaluated on images alone. "
-                f"Received: y={labels}, sample_weight={sample_weight}"
-            )
-        return self._objective(*self._parts(images), training)
-
-    def _track(self, terms):
-        for name, values in terms.items():
-            self._trackers[name].update_state(values)
-        return {name: tracker.result() for name, tracker in self._trackers.items()}
-
-    @property
-    def metrics(self):
-        return list(self._trackers.values())
-
-    def train_step(self, data):
-        with tf.GradientTape() as tape:
-            terms = self._terms(data, training=True)
-            loss = self.optimizer.scale_loss(tf.reduce_mean(terms["loss"]))
-        weights = self.trainable_weights
-        self.optimizer.apply_gradients(zip(tape.gradient(loss, weights), weights, strict=True))
-        return self._track(terms)
-
-    def test_step(self, data):
-        return self._track(self._terms(data, training=False))
-
-    def compute_output_shape(self, input_shape):
-        return tuple(input_shape)
+        return self._objective(*self._parts(self._images_alone(data)), training)
 
 
 def _cross_entropy(pixels, logits):
@@ -165,7 +132,7 @@ class CompletionBaseline(_Completion):
 
 
 @keras.saving.register_keras_serializable(package="separationfactor")
-class CompletionVAE(_Completion):
+class CompletionVAE(Seeded, _Completion):
     """Completes images in many ways: a conditional VAE with a prior network.
 
     The model of [Sohn, Lee and Yan, 2015](https://papers.nips.cc/paper/5775) for structured outputs,
@@ -207,8 +174,7 @@ class CompletionVAE(_Completion):
         names = ("loss", "reconstruction", "kl")
         super().__init__(baseline.image_shape, baseline.quadrants, baseline.hidden_units, names, **kwargs)
         self.latent_dim = arguments.integer("latent_dim", latent_dim, "a positive integer", least=1)
-        self.seed = seed if seed is None else arguments.integer("seed", seed, "an integer or `None`")
-        self.seed_generator = keras.random.SeedGenerator(self.seed)
+        self._seed(seed)
         self.baseline = baseline
         self.baseline.network.trainable = False
         pixels, gaussian = [self._observed.size, self._missing.size], [self.latent_dim, self.latent_dim]
@@ -299,14 +265,6 @@ class CompletionVAE(_Completion):
             return weight + _log_normal(z, *prior) - _log_normal(z, *posterior) if importance else weight
 
         return tf.map_fn(log_weight, tf.range(samples), fn_output_signature=tf.float32)
-
-    # That a continued training draws the samples it would have drawn takes the seed generator's state.
-
-    def save_own_variables(self, store):
-        store["seed_generator"] = self.seed_generator.state.numpy()
-
-    def load_own_variables(self, store):
-        self.seed_generator.state.assign(store["seed_generator"])
 
     def get_config(self):
         config = {

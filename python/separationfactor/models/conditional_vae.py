@@ -8,6 +8,7 @@ import tensorflow as tf
 from separationfactor import arguments
 from separationfactor.distribution import place_in_batch
 from separationfactor.layers import SeparationFactor
+from separationfactor.models.image_model import ImageModel, Seeded
 from separationfactor.models.inverse_autoregressive_flow import InverseAutoregressiveFlow
 from separationfactor.models.pixel_cnn import PixelCNN
 
@@ -16,7 +17,7 @@ _PIXEL_FEATURES = 32
 
 
 @keras.saving.register_keras_serializable(package="separationfactor")
-class ConditionalVAE(keras.Model):
+class ConditionalVAE(Seeded, ImageModel):
     """A conditional VAE: the class vector passes a separation layer and is added to the latent.
 
     The generative model, for K classes and images `x`, is
@@ -106,8 +107,15 @@ class ConditionalVAE(keras.Model):
         seed=None,
         **kwargs,
     ):
-        super().__init__(**kwargs)
-        self.image_shape = arguments.image_shape(image_shape)
+        names = (
+            "loss",
+            "negative_elbo",
+            "reconstruction",
+            "kl",
+            "classifier_loss",
+            "classifier_accuracy",
+        )
+        super().__init__(image_shape, [keras.metrics.Mean(name=name) for name in names], **kwargs)
         self.num_classes = arguments.integer("num_classes", num_classes, "an integer > 1", least=2)
         self.combine = arguments.one_of("combine", combine, ("add", "concat"))
         self.condition = arguments.one_of("condition", condition, ("label", "predicted"))
@@ -127,8 +135,7 @@ class ConditionalVAE(keras.Model):
                 "Argument `latent_dim` must be at least `num_classes` where their vectors are added "
                 f"(combine='add'). Received: latent_dim={latent_dim}, num_classes={num_classes}"
             )
-        self.seed = seed if seed is None else arguments.integer("seed", seed, "an integer or `None`")
-        self.seed_generator = keras.random.SeedGenerator(self.seed)
+        self._seed(seed)
 
         self.separation = SeparationFactor(
             separation_factor,
@@ -146,20 +153,7 @@ class ConditionalVAE(keras.Model):
         self.flow = self._make_flow() if self.posterior == "iaf" else None
         self.pixel_cnn = self._make_pixel_cnn() if self.decoder_type == "pixelcnn" else None
 
-        names = (
-            "loss",
-            "negative_elbo",
-            "reconstruction",
-            "kl",
-            "classifier_loss",
-            "classifier_accuracy",
-        )
-        self._trackers = {name: keras.metrics.Mean(name=name) for name in names}
         self.build((None, *self.image_shape))
-
-    def build(self, input_shape):
-        # The networks are built in the constructor, from the configuration alone.
-        self.built = True
 
     # The networks. The two smaller sides of an image are halved twice on the way to the latent.
 
@@ -340,7 +334,7 @@ class ConditionalVAE(keras.Model):
             ),
         }
 
-    def _loss_and_terms(self, data, training):
+    def _terms(self, data, training):
         images, labels, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         if labels is None or sample_weight is not None:
             raise ValueError(
@@ -353,35 +347,10 @@ class ConditionalVAE(keras.Model):
         terms["loss"] = tf.reduce_sum(
             tf.stack([terms["reconstruction"], self.beta * terms["kl"], terms["classifier_loss"]]), axis=0
         )
-        # Gradients are summed over replicas.
-        _, rows = place_in_batch(tf.size(terms["loss"]))
-        return tf.reduce_sum(terms["loss"]) / tf.cast(rows, terms["loss"].dtype), terms
-
-    def _track(self, terms):
-        for name, values in terms.items():
-            self._trackers[name].update_state(values)
-        return {name: tracker.result() for name, tracker in self._trackers.items()}
-
-    @property
-    def metrics(self):
-        return list(self._trackers.values())
-
-    def train_step(self, data):
-        with tf.GradientTape() as tape:
-            loss, terms = self._loss_and_terms(data, training=True)
-            scaled_loss = self.optimizer.scale_loss(loss)
-        weights = self.trainable_weights
-        self.optimizer.apply_gradients(zip(tape.gradient(scaled_loss, weights), weights, strict=True))
-        return self._track(terms)
-
-    def test_step(self, data):
-        return self._track(self._loss_and_terms(data, training=False)[1])
+        return terms
 
     def call(self, inputs, training=False):
         return self.reconstruct(inputs)
-
-    def compute_output_shape(self, input_shape):
-        return tuple(input_shape)
 
     # What a trained model can do.
 

@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from separationfactor import arguments
 from separationfactor.layers import KSparse
+from separationfactor.models.image_model import ImageModel, Seeded
 
 
 class DeadUnits(keras.metrics.Metric):
@@ -19,18 +20,18 @@ class DeadUnits(keras.metrics.Metric):
 
     def __init__(self, units, name="dead_units", **kwargs):
         super().__init__(name=name, **kwargs)
-        self.alive = self.add_variable((units,), "zeros", name="alive")
+        # A count, as those of several replicas are added.
+        self.fired = self.add_variable((units,), "zeros", name="fired")
 
     def update_state(self, code, sample_weight=None):
-        fired = tf.cast(tf.reduce_any(code != 0, axis=0), self.alive.dtype)
-        self.alive.assign(tf.maximum(self.alive, fired))
+        self.fired.assign_add(tf.cast(tf.reduce_any(code != 0, axis=0), self.fired.dtype))
 
     def result(self):
-        return tf.reduce_sum(1 - self.alive)
+        return tf.reduce_sum(tf.cast(self.fired == 0, self.fired.dtype))
 
 
 @keras.saving.register_keras_serializable(package="separationfactor")
-class KSparseAutoencoder(keras.Model):
+class KSparseAutoencoder(Seeded, ImageModel):
     """An autoencoder of one hidden layer that keeps the `k` greatest units of its code.
 
     [Makhzani and Frey, 2013](https://arxiv.org/abs/1312.5663):
@@ -95,9 +96,9 @@ class KSparseAutoencoder(keras.Model):
         seed=None,
         **kwargs,
     ):
-        super().__init__(**kwargs)
-        self.image_shape = arguments.image_shape(image_shape)
-        self.units = arguments.integer("units", units, "a positive integer", least=1)
+        units = arguments.integer("units", units, "a positive integer", least=1)
+        super().__init__(image_shape, [keras.metrics.Mean(name="loss"), DeadUnits(units)], **kwargs)
+        self.units = units
         self.k = arguments.count("k", k)
         if self.k > self.units:
             raise ValueError(f"Argument `k` must be at most `units`. Received: k={k}, units={units}")
@@ -108,8 +109,7 @@ class KSparseAutoencoder(keras.Model):
         self.activation = arguments.one_of("activation", activation, ("linear", "relu"))
         self.input_dropout = arguments.fraction("input_dropout", input_dropout)
         self.code_dropout = arguments.fraction("code_dropout", code_dropout)
-        self.seed = seed if seed is None else arguments.integer("seed", seed, "an integer or `None`")
-        self.seed_generator = keras.random.SeedGenerator(self.seed)
+        self._seed(seed)
 
         pixels = math.prod(self.image_shape)
         self.kernel = self.add_weight(shape=(pixels, self.units), name="kernel")
@@ -125,13 +125,7 @@ class KSparseAutoencoder(keras.Model):
         if not self.tied:
             self.decoder_kernel = self.add_weight(shape=(self.units, pixels), name="decoder_kernel")
         self.decoder_bias = self.add_weight(shape=(pixels,), initializer="zeros", name="decoder_bias")
-        self._loss_tracker = keras.metrics.Mean(name="loss")
-        self._dead_units = DeadUnits(self.units)
         self.build((None, *self.image_shape))
-
-    def build(self, input_shape):
-        # The weights are made in the constructor, from the configuration alone.
-        self.built = True
 
     def _code(self, images, training):
         pixels = tf.cast(tf.reshape(images, (-1, math.prod(self.image_shape))), self.compute_dtype)
@@ -152,42 +146,14 @@ class KSparseAutoencoder(keras.Model):
     def _dictionary(self):
         return tf.transpose(self.kernel) if self.tied else tf.convert_to_tensor(self.decoder_kernel)
 
-    def _loss_and_code(self, data, training):
-        images, labels, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        if labels is not None or sample_weight is not None:
-            raise ValueError(
-                "KSparseAutoencoder is trained and evaluated on images alone. "
-                f"Received: y={labels}, sample_weight={sample_weight}"
-            )
-        images = arguments.images(images, self.image_shape)
+    def _terms(self, data, training):
+        images = arguments.images(self._images_alone(data), self.image_shape)
         code = self._code(images, training)
-        return tf.reduce_sum(tf.square(self._reconstruction(code) - images), axis=(1, 2, 3)), code
-
-    def _track(self, losses, code):
-        self._loss_tracker.update_state(losses)
-        self._dead_units.update_state(code)
-        return {metric.name: metric.result() for metric in self.metrics}
-
-    @property
-    def metrics(self):
-        return [self._loss_tracker, self._dead_units]
-
-    def train_step(self, data):
-        with tf.GradientTape() as tape:
-            losses, code = self._loss_and_code(data, training=True)
-            loss = self.optimizer.scale_loss(tf.reduce_mean(losses))
-        weights = self.trainable_weights
-        self.optimizer.apply_gradients(zip(tape.gradient(loss, weights), weights, strict=True))
-        return self._track(losses, code)
-
-    def test_step(self, data):
-        return self._track(*self._loss_and_code(data, training=False))
+        errors = tf.reduce_sum(tf.square(self._reconstruction(code) - images), axis=(1, 2, 3))
+        return {"loss": errors, "dead_units": code}
 
     def call(self, inputs, training=False):
         return self._reconstruction(self._code(arguments.images(inputs, self.image_shape), training))
-
-    def compute_output_shape(self, input_shape):
-        return tuple(input_shape)
 
     # What a trained model can do.
 
@@ -220,17 +186,6 @@ class KSparseAutoencoder(keras.Model):
     def filters(self):
         """Returns what each unit draws: the decoder's weights, of shape `(units, *image_shape)`."""
         return tf.reshape(self._dictionary(), (self.units, *self.image_shape))
-
-    # That a continued training drops what it would have dropped takes the state of the seed generator.
-
-    def save_own_variables(self, store):
-        super().save_own_variables(store)
-        store["seed_generator"] = self.seed_generator.state.numpy()
-
-    def load_own_variables(self, store):
-        variables = {name: store[name] for name in store.keys() if name != "seed_generator"}  # noqa: SIM118
-        super().load_own_variables(variables)
-        self.seed_generator.state.assign(store["seed_generator"])
 
     def get_config(self):
         config = {
