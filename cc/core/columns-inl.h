@@ -4,7 +4,6 @@
 #define SEPARATIONFACTOR_CORE_COLUMNS_INL_H_
 
 #include <cstdint>
-#include <type_traits>
 #include <utility>
 
 #include "core/scores-inl.h"
@@ -165,7 +164,7 @@ struct Columns {
       const bool is_from_below = k > n - k + 1;
       rank = is_from_below ? n - k + 1 : k;
       constexpr auto kSign = static_cast<Integer>(uint64_t{1} << (8 * sizeof(Integer) - 1));
-      if constexpr (std::is_same<Column, IntVec>::value) {
+      if constexpr (kHasIntegerLanes<Column>) {
         flip = Wide::SetInteger(is_from_below ? -1 : 0);
         padding = Flipped(Wide::SetInteger(kSign));
       } else {

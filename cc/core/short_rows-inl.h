@@ -5,7 +5,6 @@
 
 #include <cstdint>
 #include <cstring>
-#include <type_traits>
 
 #include "core/columns-inl.h"
 #include "core/long_rows-inl.h"
@@ -157,9 +156,9 @@ class ShortRows : private Columns<T, kScore> {
       Mask masks[kMaxWord];
       const IntVec row_bits = MarkGreatest(columns, n, k, masks);
       WriteMasked<kMaskOnly>(batch, entries, masks, row_bits, products);
-    } else if (std::is_same<Column, Vec>::value || IsSorted(n, k)) {
+    } else if (!kHasIntegerLanes<Column> || IsSorted(n, k)) {
       WriteRows(batch, CutBelow(columns, n, k), products);
-    } else if constexpr (std::is_same<Column, IntVec>::value) {
+    } else if constexpr (kHasIntegerLanes<Column>) {
       WriteRows(batch, CutByBisection(columns, n, k), products);
     }
   }
@@ -396,7 +395,7 @@ class ShortRows : private Columns<T, kScore> {
   static Cuts CutBelow(Column* columns, int n, int k) {
     const Column threshold = KthGreatest(columns, n, k);
     IntVec keys;
-    if constexpr (std::is_same<Column, IntVec>::value) {
+    if constexpr (kHasIntegerLanes<Column>) {
       keys = threshold;
     } else {
       keys = Key(threshold);

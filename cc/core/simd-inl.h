@@ -45,6 +45,11 @@ struct SetBits {
 constexpr SetBits kSetBits;
 #endif
 
+// Whether a vector's lanes are integers. In a class template GCC (12, say) forgets the attribute that makes a vector of
+// a member type, so that std::is_same<Lanes, IntVec> is false of the very same type.
+template <class Vec>
+constexpr bool kHasIntegerLanes = std::is_integral<std::remove_reference_t<decltype(std::declval<Vec&>()[0])>>::value;
+
 template <int kBytes>
 struct IntegerOfSize;
 template <>
@@ -342,7 +347,7 @@ struct Simd {
   // Which lanes of a are not less than those of b, where neither has NaN, nor b the least integer.
   template <class Lanes>
   static Mask AtLeast(Lanes a, Lanes b) {
-    constexpr bool kIsInteger = std::is_same<Lanes, IntVec>::value;
+    constexpr bool kIsInteger = kHasIntegerLanes<Lanes>;
 #if SEPARATIONFACTOR_AVX512
     if constexpr (kIsFloat) {
       if constexpr (kIsInteger) return _mm512_cmpge_epi32_mask((__m512i)a, (__m512i)b);
