@@ -422,10 +422,7 @@ class ShortRows : private Columns<T, kScore> {
     if constexpr (sizeof(Integer) == 4) return floats;
     return __builtin_convertvector(floats, Vec);
   }
-  static IntVec MaskOf(Counts mask) {
-    if constexpr (sizeof(Integer) == 4) return mask;
-    return __builtin_convertvector(mask, IntVec);
-  }
+
   // SelectByBisection, for all rows at once. Keys take the place of scores, so NaN needs no care.
   static Cuts CutByBisection(const IntVec* columns, int n, int k) {
     constexpr int kGuesses = 8;

@@ -1,6 +1,5 @@
 // Stands in for the compiler's header where the AVX-512 kernels are compiled for a processor without AVX-512: what
-// cc/core uses, by Intel's names, in loops after Intel's Intrinsics Guide. What an instruction leaves undefined, or
-// does not touch, is made to be noticed.
+// cc/core uses, by Intel's names, in loops after Intel's Intrinsics Guide.
 
 #ifndef SEPARATIONFACTOR_TESTS_AVX512_IMMINTRIN_H_
 #define SEPARATIONFACTOR_TESTS_AVX512_IMMINTRIN_H_
@@ -11,7 +10,6 @@
 #include <cstring>
 #include <limits>
 
-#define __AVX512F__ 1
 #define __AVX512BW__ 1
 #define __AVX512DQ__ 1
 #define __AVX512VL__ 1
@@ -124,7 +122,7 @@ __m512i Insert(__m512i vec, const Part& part, int index) {
   std::memcpy(reinterpret_cast<char*>(&vec) + index * sizeof(part), &part, sizeof(part));
   return vec;
 }
-// The upper lanes of such a cast are undefined.
+// The upper lanes of such a cast are undefined: here they are what nobody expects.
 template <class Part>
 __m512i Widen(const Part& part) {
   __m512i vec;
