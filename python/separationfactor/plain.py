@@ -4,8 +4,10 @@ Gives the same bits as the compiled op. It works with values and IEEE comparison
 eagerly, in a graph and under XLA, and whether or not denormals are flushed where it runs.
 
 What is below the k-th greatest number is a cheap guess at what is not selected. It is right where it leaves k
-entries in every row and that number is no zero, whatever NaN and ties there are and however `top_k` orders
-them: what is left ranks above what is not. Only rows that fail this check are looked at more closely.
+entries in every row and that number is no zero, whatever NaN there are and however `top_k` orders them: what
+is left ranks above what is not. Where entries tie at that number, `top_k` promises the lowest indices, and it
+keeps its word but for NaN, and for zeros and denormals, which are one number here. Only rows with NaN have to
+be counted.
 """
 
 from __future__ import annotations
@@ -65,31 +67,30 @@ def _scores(x: tf.Tensor, by: str) -> tf.Tensor:
     return tf.abs(scores) if by == "magnitude" else scores
 
 
-def _greatest(scores: tf.Tensor, k: tf.Tensor | int) -> tuple[tf.Tensor, Callable[[], tf.Tensor] | None]:
-    """Returns the k-th greatest number of each row as a column; the greatest where k is 0.
+def _greatest(
+    scores: tf.Tensor, k: tf.Tensor | int, in_xla: bool
+) -> tuple[tf.Tensor, Callable[[], tf.Tensor] | None]:
+    """Returns the k-th greatest number of each row as a column; the greatest where k, a tensor, is 0.
 
-    And, but where nothing knows it, a function of the last index at which `top_k` found that number.
+    And, but where nothing knows them, a function of the indices of the k greatest; of one where k is 0.
     """
-    if isinstance(k, int) and k <= 1:
+    if isinstance(k, int) and k == 1:
         return (
             tf.raw_ops.Max(input=scores, axis=-1, keep_dims=True),
-            lambda: tf.argmax(scores, axis=-1, output_type=tf.int32)[..., tf.newaxis],
+            # `argmax` does not say which of two it takes.
+            lambda: tf.math.top_k(scores, 1).indices,
         )
-    if not native.in_xla_context():
-        values, indices = tf.math.top_k(scores, k if isinstance(k, int) else tf.maximum(k, 1), sorted=False)
-    elif (found := _xla_top_k(scores, k)) is not None:
-        values, indices = found
+    if not in_xla:
+        at_least_one = k if isinstance(k, int) else tf.minimum(tf.maximum(k, 1), tf.shape(scores)[-1])
+        found = tf.math.top_k(scores, at_least_one, sorted=False)
     else:
+        found = _xla_top_k(scores, k)
+    if found is None:
         ordered = tf.sort(scores, axis=-1, direction="DESCENDING")
         return tf.gather(ordered, tf.maximum(k, 1)[tf.newaxis] - 1, axis=-1), None
+    values, indices = found
     # The minimum, as XLA's fast top_k is lost on a slice of its result.
-    threshold = tf.raw_ops.Min(input=values, axis=-1, keep_dims=True)
-
-    def last():
-        at_threshold = _flush(values) == _flush(threshold)
-        return tf.reduce_max(tf.where(at_threshold, indices, -1), axis=-1, keepdims=True)
-
-    return threshold, last
+    return tf.raw_ops.Min(input=values, axis=-1, keep_dims=True), lambda: indices
 
 
 def _xla_top_k(scores: tf.Tensor, k: tf.Tensor | int) -> tuple[tf.Tensor, tf.Tensor] | None:
@@ -107,42 +108,56 @@ def _xla_top_k(scores: tf.Tensor, k: tf.Tensor | int) -> tuple[tf.Tensor, tf.Ten
     if k > length or segments * k > _LONGEST_XLA_TOP_K:
         return None
     outer = tf.shape(scores)[:-1]
-    padding = tf.fill(tf.concat([outer, [segments * length - n]], 0), tf.constant(-np.inf, scores.dtype))
-    rows = tf.reshape(tf.concat([scores, padding], -1), tf.concat([outer, [segments, length]], 0))
-    values, indices = tf.math.top_k(rows, k, sorted=False)
-    indices += tf.range(0, segments * length, length)[:, tf.newaxis]
+    if missing := segments * length - n:
+        padding = tf.fill(tf.concat([outer, [missing]], 0), tf.constant(-np.inf, scores.dtype))
+        scores = tf.concat([scores, padding], -1)
+    # Two axes, as XLA copies the scores for more. And sorted, so that of equal candidates, too, the one with
+    # the lowest index comes first.
+    values, indices = tf.math.top_k(tf.reshape(scores, [-1, length]), k)
+    indices = tf.reshape(indices, [-1, segments, k]) + tf.range(0, segments * length, length)[:, tf.newaxis]
     candidates = tf.concat([outer, [segments * k]], 0)
     values, places = tf.math.top_k(tf.reshape(values, candidates), k, sorted=False)
-    return values, tf.gather(tf.reshape(indices, candidates), places, batch_dims=len(scores.shape) - 1)
+    return values, tf.gather(tf.reshape(indices, candidates), places, batch_dims=scores.shape.rank - 1)
 
 
 # `tf.raw_ops`, as around a small op that is called eagerly, TensorFlow's Python costs as much as the op.
+# NumPy looks into an eager tensor in host memory at no cost, and into no DTensor.
 
 
 def _is_in_host_memory(tensor: tf.Tensor) -> bool:
-    """Returns whether NumPy looks into an eager tensor at no cost, in a fraction of the time an op takes."""
     return tf.executing_eagerly() and "CPU" in tensor.device
 
 
-def _count(entries: tf.Tensor) -> tf.Tensor | np.ndarray:
-    if _is_in_host_memory(entries):
-        return np.count_nonzero(entries.numpy(), axis=-1, keepdims=True)
+def _is_normal(numbers: tf.Tensor) -> tf.Tensor | np.bool_:
+    """Returns whether none of the numbers is zero, a denormal or NaN."""
+    if _is_in_host_memory(numbers):
+        return (abs(numbers.numpy()) >= _tiny(numbers.dtype)).all()
+    return tf.reduce_all(tf.abs(numbers) >= _tiny(numbers.dtype))
+
+
+def _any(entries: tf.Tensor) -> tf.Tensor | np.bool_:
+    return entries.numpy().any() if _is_in_host_memory(entries) else tf.reduce_any(entries)
+
+
+def _count(entries: tf.Tensor) -> tf.Tensor:
+    """Returns how many entries of each row of a bool tensor are true, as a column."""
     return tf.raw_ops.Sum(input=tf.raw_ops.Cast(x=entries, DstT=tf.int32), axis=-1, keep_dims=True)
 
 
+def _all_rows_have(entries: tf.Tensor, most: tf.Tensor | int) -> tf.Tensor | bool:
+    """Returns whether as many entries of each row are true as may be at most."""
+    if _is_in_host_memory(entries):
+        entries = entries.numpy()
+        return np.count_nonzero(entries) * entries.shape[-1] == entries.size * int(most)
+    return tf.reduce_all(_count(entries) == most)
+
+
 def _if(
-    condition: Callable[..., Any],
-    numbers: list[tf.Tensor | np.ndarray],
-    then: Callable[[], Any],
-    otherwise: Callable[[], Any],
+    condition: tf.Tensor | np.bool_ | bool, then: Callable[[], Any], otherwise: Callable[[], Any]
 ) -> tf.Tensor:
-    """Returns `then()` where the condition holds for all numbers, which are few."""
-    # NumPy cannot see a DTensor.
-    if tf.executing_eagerly() and not any(
-        "CUSTOM" in each.device for each in numbers if isinstance(each, tf.Tensor)
-    ):
-        return then() if condition(*(np.asarray(each) for each in numbers)).all() else otherwise()
-    return tf.cond(tf.reduce_all(condition(*numbers)), then, otherwise)
+    if isinstance(condition, tf.Tensor):
+        return tf.cond(condition, then, otherwise)
+    return then() if condition else otherwise()
 
 
 def others(x: tf.Tensor, k: tf.Tensor | int, by: str) -> tf.Tensor:
@@ -152,59 +167,71 @@ def others(x: tf.Tensor, k: tf.Tensor | int, by: str) -> tf.Tensor:
         k = k if static_k is None else int(static_k)
     n = x.shape[-1] if x.shape.rank is not None else None
     k = _checked_k(k, n, x)
+    if n == 0 or (isinstance(k, int) and k == 0):
+        return tf.fill(tf.shape(x), True)
     if n is None:
         n = tf.shape(x)[-1]
     scores = _scores(x, by)
-    threshold, last = _greatest(scores, k)
     in_xla = native.in_xla_context()
-
-    def is_nonzero(threshold):
-        return abs(threshold) >= _tiny(scores.dtype)
+    threshold, indices = _greatest(scores, k, in_xla)
 
     def by_index():
-        """Of what equals the threshold, takes what top_k took: the first ones, where it heeds the index."""
-        if in_xla:
-            flushed = _flush(scores)
-        else:
-            # Denormals and zeros, which are one number, lie on one side of any other.
-            flushed = _if(is_nonzero, [threshold], lambda: scores, lambda: _flush(scores))
-        cut = _flush(threshold)
-        below = flushed < cut
-        if last is not None:
-            below |= (flushed == cut) & (tf.range(n) > last())
+        if indices is None:
+            return _of_whatever(scores, k, in_xla)
         return _if(
-            lambda count: count == n - k, [_count(below)], lambda: below, lambda: _by_counting(scores, k)
+            ~_any(tf.math.is_nan(scores)) & _is_normal(threshold),
+            lambda: _all_but(indices(), k, scores),
+            lambda: _of_whatever(scores, k, in_xla),
         )
 
-    if in_xla:  # which makes one loop of it all
+    if in_xla and isinstance(k, int) and k > 1 and indices is not None:
+        # A pass over the scores costs it as much as the rest.
         return by_index()
     below = scores < threshold
-    return _if(
-        lambda count, threshold: (count == n - k) & is_nonzero(threshold),
-        [_count(below), threshold],
-        lambda: below,
-        by_index,
+    return _if(_all_rows_have(below, n - k) & _is_normal(threshold), lambda: below, by_index)
+
+
+def _all_but(indices: tf.Tensor, k: tf.Tensor | int, scores: tf.Tensor) -> tf.Tensor:
+    """Returns which entries of each row are none of the first k indices."""
+    if not isinstance(k, int):
+        indices = indices[..., :k]
+    if _is_in_host_memory(indices):
+        others = np.ones(scores.shape, bool)
+        np.put_along_axis(others, indices.numpy(), False, axis=-1)
+        return tf.convert_to_tensor(others)
+    shape = tf.shape(scores)
+    indices = tf.reshape(indices, [-1, tf.shape(indices)[-1]])
+    rows = tf.broadcast_to(tf.range(tf.shape(indices)[0])[:, tf.newaxis], tf.shape(indices))
+    selected = tf.scatter_nd(
+        tf.stack([rows, indices], -1), tf.fill(tf.shape(indices), True), [tf.shape(indices)[0], shape[-1]]
     )
+    return ~tf.reshape(selected, shape)
 
 
-def _by_counting(scores: tf.Tensor, k: tf.Tensor | int) -> tf.Tensor:
-    """Does the work of `others` for whatever rows. The running counts cost more than `top_k`."""
+def _of_whatever(scores: tf.Tensor, k: tf.Tensor | int, in_xla: bool) -> tf.Tensor:
+    """Does the work of `others` for rows with zeros, denormals and NaN. To count costs more than `top_k`."""
     is_nan = tf.math.is_nan(scores)
     # NaN joins the row's greatest number for now: none lies between them, so the threshold stays right. Not
     # infinity, for which the converter to TFLite would write the greatest finite number.
     numbers = tf.where(is_nan, tf.zeros_like(scores), _flush(scores))
     scores = tf.where(is_nan, tf.reduce_max(numbers, axis=-1, keepdims=True), numbers)
-    threshold, _ = _greatest(scores, k)
-    above = scores > threshold
-    first = is_nan & ~above
-    second = (scores == threshold) & ~first
-    room = k - _count(above)
-    # Of those at the threshold, as many as fit: NaN before numbers, then by lowest index.
-    return ~(
-        above
-        | (first & (tf.cumsum(tf.cast(first, tf.int32), axis=-1) <= room))
-        | (second & (tf.cumsum(tf.cast(second, tf.int32), axis=-1) <= room - _count(first)))
-    )
+    threshold, indices = _greatest(scores, k, in_xla)
+
+    def by_counting():
+        above = scores > threshold
+        first = is_nan & ~above
+        second = (scores == threshold) & ~first
+        room = k - _count(above)
+        # Of those at the threshold, as many as fit: NaN before numbers, then by lowest index.
+        return ~(
+            above
+            | (first & (tf.cumsum(tf.cast(first, tf.int32), axis=-1) <= room))
+            | (second & (tf.cumsum(tf.cast(second, tf.int32), axis=-1) <= room - _count(first)))
+        )
+
+    if indices is None:
+        return by_counting()
+    return _if(_any(is_nan), by_counting, lambda: _all_but(indices(), k, scores))
 
 
 def _scale(v: tf.Tensor, others: tf.Tensor, separation: Factor, suppression: Factor) -> tf.Tensor:
@@ -322,6 +349,8 @@ def sum_selected(u: tf.Tensor, v: tf.Tensor, others: tf.Tensor) -> tuple[tf.Tens
     return of_u_and_v(u, v)
 
 
+# AutoGraph would rewrite what has no control flow of its own.
+@tf.autograph.experimental.do_not_convert
 def separate(x: tf.Tensor, k: tf.Tensor | int, separation: Factor, suppression: Factor, by: str) -> tf.Tensor:
     """Computes `separationfactor.separate` for rows along the last axis."""
     with record.stop_recording():

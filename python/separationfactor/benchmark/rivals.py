@@ -112,13 +112,16 @@ def _tensorflow_rivals(case: Case, x: np.ndarray, d_y: np.ndarray, device: str) 
     yield rival("copy", lambda x: tf.raw_ops.DeepCopy(x=x), "eager", is_floor=True)
     for mode in modes:
         yield rival(FLOOR, tf.nn.relu, mode, is_floor=True)
+
+    def masked(implementation):
+        # Not functools.partial, in which a tf.function finds arguments to look at in each call.
+        return lambda x: separate(x, case.k, 1.0, case.suppression, implementation=implementation)
+
     if native.ops is not None:
-        masked = functools.partial(separate, k=case.k, suppression=case.suppression, implementation="native")
         for mode in modes if native.supports_jit("native") else modes[:2]:
-            yield rival(OURS, masked, mode)
-    masked = functools.partial(separate, k=case.k, suppression=case.suppression, implementation="tf")
+            yield rival(OURS, masked("native"), mode)
     for mode in modes:
-        yield rival(PLAIN, masked, mode)
+        yield rival(PLAIN, masked("tf"), mode)
     for name, formula in _compositions(case).items():
         for mode in modes:
             yield rival(name, formula, mode)
