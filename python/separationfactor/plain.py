@@ -94,12 +94,13 @@ def _greatest(
 
 
 def _xla_top_k(scores: tf.Tensor, k: tf.Tensor | int) -> tuple[tf.Tensor, tf.Tensor] | None:
-    """Returns what `top_k` does, where XLA can compile it right: for one k, and rows that are not long.
+    """Returns what `top_k` does, where XLA compiles it well: for one k, float32, and rows that are not long.
 
     Of a long row it takes the k greatest of each segment, and of these the k greatest.
     """
     n = scores.shape[-1]
-    if not isinstance(k, int) or n is None:
+    # Of float64 XLA sorts the indices too, which takes half as long again as the numbers alone.
+    if not isinstance(k, int) or n is None or scores.dtype == tf.float64:
         return None
     segments = -(-n // _LONGEST_XLA_TOP_K)
     if segments == 1:
