@@ -2,11 +2,13 @@
 #
 #   PYTHON       the interpreter to make the environment with
 #   TENSORFLOW   the version of TensorFlow to build for
+#   EXTRAS       what else is installed; onnx is not for the older versions, whose ml_dtypes it replaces
 #   VENV         where the environment is made
 #   WORKERS      how many processes compile and test
 
 PYTHON ?= python3
 TENSORFLOW ?= 2.21
+EXTRAS ?= test,onnx
 VENV ?= .venv
 WORKERS ?= 2
 BIN = $(VENV)/bin
@@ -37,7 +39,7 @@ test:
 
 # The same package on the oldest TensorFlow that is supported. All versions: nox.
 test-oldest:
-	$(MAKE) python-test TENSORFLOW=$(OLDEST) VENV=.venv-$(OLDEST) TESTS="$(VERSION_TESTS:%=tests/test_%.py)"
+	$(MAKE) python-test TENSORFLOW=$(OLDEST) EXTRAS=test VENV=.venv-$(OLDEST) TESTS="$(VERSION_TESTS:%=tests/test_%.py)"
 
 # The compiled code and the command line together, on few epochs.
 short-demo: $(VENV)/installed
@@ -70,7 +72,7 @@ cuda-evidence: $(VENV)/installed
 # rebuilds, compiling what has changed.
 develop: $(VENV)/tensorflow
 	$(BIN)/pip install --quiet 'setuptools>=77' cmake ninja 'pybind11>=2.12'
-	$(BIN)/pip install --quiet --no-build-isolation --editable '.[test]'
+	$(BIN)/pip install --quiet --no-build-isolation --editable '.[$(EXTRAS)]'
 	touch $(VENV)/installed
 
 $(VENV)/tensorflow:
@@ -80,7 +82,7 @@ $(VENV)/tensorflow:
 	touch $@
 
 $(VENV)/installed: $(VENV)/tensorflow $(SOURCES)
-	$(BIN)/pip install --quiet cmake '.[test]'
+	$(BIN)/pip install --quiet cmake '.[$(EXTRAS)]'
 	touch $@
 
 clean:

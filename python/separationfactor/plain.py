@@ -75,11 +75,12 @@ def _greatest(
     And, but where nothing knows them, a function of the indices of the k greatest; of one where k is 0.
     """
     if isinstance(k, int) and k == 1:
-        return (
-            tf.raw_ops.Max(input=scores, axis=-1, keep_dims=True),
-            # `argmax` does not say which of two it takes.
-            lambda: tf.math.top_k(scores, 1).indices,
-        )
+
+        def index():  # `argmax` does not say which of two it takes
+            found = _xla_top_k(scores, k) if in_xla else None
+            return (found or tf.math.top_k(scores, k))[1]
+
+        return tf.raw_ops.Max(input=scores, axis=-1, keep_dims=True), index
     if not in_xla:
         at_least_one = k if isinstance(k, int) else tf.minimum(tf.maximum(k, 1), tf.shape(scores)[-1])
         found = tf.math.top_k(scores, at_least_one, sorted=False)
@@ -145,17 +146,14 @@ def _count(entries: tf.Tensor) -> tf.Tensor:
     return tf.raw_ops.Sum(input=tf.raw_ops.Cast(x=entries, DstT=tf.int32), axis=-1, keep_dims=True)
 
 
-def _all_rows_have(entries: tf.Tensor, most: tf.Tensor | int) -> tf.Tensor | bool:
-    """Returns whether as many entries of each row are true as may be at most."""
+def _all_rows_have(count: tf.Tensor | int, entries: tf.Tensor) -> tf.Tensor | np.bool_:
+    """Returns whether so many entries of each row of a bool tensor are true."""
     if _is_in_host_memory(entries):
-        entries = entries.numpy()
-        return np.count_nonzero(entries) * entries.shape[-1] == entries.size * int(most)
-    return tf.reduce_all(_count(entries) == most)
+        return (np.count_nonzero(entries.numpy(), axis=-1) == int(count)).all()
+    return tf.reduce_all(_count(entries) == count)
 
 
-def _if(
-    condition: tf.Tensor | np.bool_ | bool, then: Callable[[], Any], otherwise: Callable[[], Any]
-) -> tf.Tensor:
+def _if(condition: tf.Tensor | np.bool_, then: Callable[[], Any], otherwise: Callable[[], Any]) -> tf.Tensor:
     if isinstance(condition, tf.Tensor):
         return tf.cond(condition, then, otherwise)
     return then() if condition else otherwise()
@@ -189,23 +187,21 @@ def others(x: tf.Tensor, k: tf.Tensor | int, by: str) -> tf.Tensor:
         # A pass over the scores costs it as much as the rest.
         return by_index()
     below = scores < threshold
-    return _if(_all_rows_have(below, n - k) & _is_normal(threshold), lambda: below, by_index)
+    return _if(_all_rows_have(n - k, below) & _is_normal(threshold), lambda: below, by_index)
 
 
 def _all_but(indices: tf.Tensor, k: tf.Tensor | int, scores: tf.Tensor) -> tf.Tensor:
-    """Returns which entries of each row are none of the first k indices."""
-    if not isinstance(k, int):
-        indices = indices[..., :k]
+    """Returns which entries of each row are none of its k indices; where k is 0 there are some even so."""
     if _is_in_host_memory(indices):
         others = np.ones(scores.shape, bool)
-        np.put_along_axis(others, indices.numpy(), False, axis=-1)
+        np.put_along_axis(others, indices.numpy(), int(k) == 0, axis=-1)
         return tf.convert_to_tensor(others)
     shape = tf.shape(scores)
     indices = tf.reshape(indices, [-1, tf.shape(indices)[-1]])
     rows = tf.broadcast_to(tf.range(tf.shape(indices)[0])[:, tf.newaxis], tf.shape(indices))
-    selected = tf.scatter_nd(
-        tf.stack([rows, indices], -1), tf.fill(tf.shape(indices), True), [tf.shape(indices)[0], shape[-1]]
-    )
+    # Not a slice of no indices, which tf2onnx cannot convert.
+    updates = tf.fill(tf.shape(indices), tf.not_equal(k, 0))
+    selected = tf.scatter_nd(tf.stack([rows, indices], -1), updates, [tf.shape(indices)[0], shape[-1]])
     return ~tf.reshape(selected, shape)
 
 

@@ -126,7 +126,14 @@ def _draw_errors(results: Results) -> Figure:
     for alpha, column in ((1, "error_percent"), (3, "error_percent_alpha_3")):
         means = [results.mean(f"k={k}", column) for k in ks]
         deviations = [results.deviation(f"k={k}", column) for k in ks]
-        axes.errorbar(ks, means, deviations, marker="o", capsize=3, label=f"k-sparse, {alpha} k at inference")
+        axes.errorbar(
+            ks,
+            means,
+            deviations,
+            marker="o",
+            capsize=3,
+            label=f"k-sparse, {alpha}k at inference" if alpha > 1 else "k-sparse",
+        )
     for index, name in enumerate(name for name in ("raw-pixels", "dropout", "denoising") if name in measured):
         axes.axhline(results.mean(name, "error_percent"), color=f"C{index + 2}", ls="--", label=name)
     paper = "Makhzani and Frey: 60,000 digits of MNIST, not these data"
@@ -142,8 +149,8 @@ def _draw_errors(results: Results) -> Figure:
 def _draw_filters(results: Results) -> Figure:
     paths = {name: results.trial_folder(name, 0) / "filters.npy" for name in results.settings()}
     paths = {name: path for name, path in paths.items() if path.exists()}
-    columns = 2
-    figure = Figure(figsize=(5.2 * columns, 3.6 * -(-len(paths) // columns)), layout="constrained")
+    columns = 3
+    figure = Figure(figsize=(3.1 * columns, 2.2 * -(-len(paths) // columns)), layout="constrained")
     for index, (name, path) in enumerate(paths.items()):
         filters = np.load(path)[..., 0]
         rows, across = _SHOWN_FILTERS
@@ -156,7 +163,7 @@ def _draw_filters(results: Results) -> Figure:
         axes = figure.add_subplot(-(-len(paths) // columns), columns, index + 1)
         axes.imshow(tiles.reshape(rows * (height + 1), -1)[:-1, :-1], cmap="gray", vmin=-1, vmax=1)
         axes.set_axis_off()
-        axes.set_title(name, fontsize=10)
+        axes.set_title(name, fontsize=8)
     return figure
 
 
