@@ -38,6 +38,17 @@ def test_every_rival_computes_the_same(case):
                 assert exact != ties, (rival.name, rival.mode, "keeps every tie")
 
 
+@needs_native
+def test_one_row_is_shared_by_threads():
+    case = cases.Case(1, 1001, 3)
+    x, d_y = cases.data(case)
+    found = list(rivals._rivals_by_threads(case, x))
+    assert {rival.name for rival in found} == {rivals.KERNEL, rivals.COPY}
+    for rival in found:
+        expected = cases.expected(case, x, d_y)[0] if rival.name == rivals.KERNEL else x
+        np.testing.assert_array_equal(rival.forward(), expected)
+
+
 @pytest.mark.parametrize("library", ["torch", "jax"])
 def test_rivals_of_other_libraries(library):
     pytest.importorskip(library)
@@ -160,8 +171,18 @@ def test_a_wrong_result_of_ours_is_not_timed(monkeypatch):
         measuring.measure_case(CASES[0], 1, 0.01, {}, lambda: None)
 
 
+def test_a_case_that_is_not_there_is_a_clear_error(tmp_path):
+    result = click.testing.CliRunner().invoke(
+        benchmark.main, ["--quick", "--only", "7x7", "--output", str(tmp_path / "out")]
+    )
+    assert result.exit_code == 1
+    assert "`only` must be part of a case's name: 200x10, 1;" in result.output
+    assert "'7x7'" in result.output
+    assert not (tmp_path / "out").exists()
+
+
 def test_the_command_writes_tables_and_plots(monkeypatch, tmp_path):
-    monkeypatch.setattr(benchmark, "HEADLINE", CASES)
+    monkeypatch.setattr(benchmark, "HEADLINE", [*CASES, cases.Case(1, 1001, 3)])
     monkeypatch.setattr(benchmark, "MORE", [])
     monkeypatch.setattr(measuring, "BURST_SECONDS", 1e-4)
     # So wide that no cell is folded, whatever the environment says of the terminal.
@@ -178,6 +199,7 @@ def test_the_command_writes_tables_and_plots(monkeypatch, tmp_path):
         assert figure["microseconds"] > 0
     for case in CASES:
         assert str(case) in result.output
+    assert ("One row shared by threads" in result.output) == (native.ops is not None)
     ties = [figure for figure in report["results"] if figure["case"] == str(CASES[2])]
     assert {figure["exact"] for figure in ties if figure["rival"] == "top_k + threshold"} == {False}
     assert {figure["rival"] for figure in report["results"] if figure["phase"] == "step"} >= {

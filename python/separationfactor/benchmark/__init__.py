@@ -50,7 +50,7 @@ def _check_gpu() -> None:
             tf.config.experimental.set_memory_growth(gpu, True)
 
 
-def run(output: str | Path, quick: bool = False, device: str = "cpu") -> dict[str, Any]:
+def run(output: str | Path, quick: bool = False, device: str = "cpu", only: str = "") -> dict[str, Any]:
     """Runs the benchmark with a progress bar, and writes its tables and plots.
 
     Args:
@@ -58,6 +58,7 @@ def run(output: str | Path, quick: bool = False, device: str = "cpu") -> dict[st
         quick: Whether to take fewer cases and shorter measurements: under two minutes on two cores in place
             of under thirty.
         device: What computes, "cpu" or "gpu".
+        only: Cases whose names do not hold this are left out and, where it is given, the training steps.
 
     Returns:
         What results.json holds: `machine`, and `results`, a list of figures. Each names its case, phase
@@ -69,12 +70,16 @@ def run(output: str | Path, quick: bool = False, device: str = "cpu") -> dict[st
     Raises:
         AssertionError: If one of this package's implementations gives a wrong result.
         DeviceError: If a GPU is to be measured and there is none, or the compiled op has no kernels for it.
+        ValueError: If no case's name holds `only`.
     """
+    cases = [HEADLINE[0], HEADLINE[3], HEADLINE[4]] if quick else [*HEADLINE, *MORE]
+    if not (chosen := [case for case in cases if only in str(case)]):
+        names = "; ".join(map(str, cases))
+        raise ValueError(f"`only` must be part of a case's name: {names}. Received: {only!r}")
     if device == "gpu":
         _check_gpu()
     output = Path(output)
     output.mkdir(parents=True, exist_ok=True)
-    cases = [HEADLINE[0], HEADLINE[3], HEADLINE[4]] if quick else [*HEADLINE, *MORE]
     bursts, limit = (5, 0.2) if quick else (15, 3.0)
     results = []
     memory_process = contextlib.nullcontext() if device == "gpu" else measuring.memory_process()
@@ -83,8 +88,8 @@ def run(output: str | Path, quick: bool = False, device: str = "cpu") -> dict[st
         memory_process as peak_memories,
         tf.device(f"/{device}:0"),
     ):
-        task = progress.add_task("", total=3 * len(cases) + 1)
-        for case in cases:
+        task = progress.add_task("", total=3 * len(chosen) + (not only))
+        for case in chosen:
             progress.update(task, description=str(case))
             # Where tensors are small, their memory is lost among the rest.
             is_large = case in HEADLINE and case.rows * case.n > 4_000_000
@@ -93,8 +98,9 @@ def run(output: str | Path, quick: bool = False, device: str = "cpu") -> dict[st
             results += measuring.measure_case(
                 case, bursts, limit, memory, lambda: progress.advance(task), device
             )
-        progress.update(task, description="training steps")
-        results += measuring.training_steps(bursts, limit, lambda: progress.advance(task))
+        if not only:
+            progress.update(task, description="training steps")
+            results += measuring.training_steps(bursts, limit, lambda: progress.advance(task))
     machine = measuring.machine(device)
     figures = {"machine": machine, "results": results}
     with written_at_once(output / "results.json") as temporary:
@@ -115,18 +121,23 @@ def run(output: str | Path, quick: bool = False, device: str = "cpu") -> dict[st
 @click.command("benchmark", context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
 @click.option("--quick", is_flag=True, help="Three cases only, in under two minutes.")
 @click.option("--device", default="cpu", type=click.Choice(DEVICES), help="What computes.")
+@click.option("--only", default="", metavar="TEXT", help="Only cases whose names hold this, as '1000, 25'.")
 @click.option(
     "--output", default="benchmark", type=click.Path(path_type=Path), help="Where tables and plots go."
 )
-def main(quick, device, output):
+def main(quick, device, only, output):
     """Times the op beside plain TensorFlow, NumPy and, where installed, PyTorch and JAX."""
     try:
-        results = run(output, quick, device)["results"]
-    except DeviceError as error:
+        results = run(output, quick, device, only)["results"]
+    except (DeviceError, ValueError) as error:
         raise click.ClickException(str(error)) from error
     console = rich.get_console()
-    for phase in PHASES:
-        console.print(report.table(results, phase))
-    console.print(report.memory_table(results))
-    console.print(report.step_table(results))
+    for table in (
+        *(report.table(results, phase) for phase in PHASES),
+        report.memory_table(results),
+        report.threads_table(results),
+        report.step_table(results),
+    ):
+        if table.row_count:
+            console.print(table)
     console.print(f"wrote {output}/results.json, results.csv, forward.png and gradient.png", soft_wrap=True)

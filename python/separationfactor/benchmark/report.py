@@ -8,7 +8,7 @@ import tensorflow as tf
 from matplotlib.figure import Figure
 from rich.table import Table
 
-from separationfactor.benchmark.rivals import FLOOR, OURS, PLAIN
+from separationfactor.benchmark.rivals import COPY, FLOOR, KERNEL, OURS, PLAIN
 
 # What is compared, and which rivals and modes may stand for it. A small call of a tf.function costs a hundred
 # microseconds whatever is in it, so forward passes are compared as called eagerly.
@@ -76,6 +76,19 @@ def memory_table(results: list[dict[str, Any]]) -> Table:
             size = best and best["rows"] * best["n"] * tf.as_dtype(best["dtype"]).size
             cells.append(f"{best['peak_bytes'] / size:.2f}" if best else "")
         layout.add_row(case, *cells)
+    return layout
+
+
+def threads_table(results: list[dict[str, Any]]) -> Table:
+    """Lays out the kernel's time on one row, and a copy's, by how many threads share it."""
+    found = {
+        (result["case"], result["mode"], result["rival"]): f"{result['microseconds']:,.0f}"
+        for result in results
+        if result["rival"] in (KERNEL, COPY) and "thread" in result["mode"]
+    }
+    layout = Table("shape, k", "", KERNEL, COPY, title="One row shared by threads: microseconds")
+    for case, mode in dict.fromkeys(key[:2] for key in found):
+        layout.add_row(case, mode, found[case, mode, KERNEL], found[case, mode, COPY])
     return layout
 
 

@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import os
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -40,6 +41,7 @@ class Rival:
 
 
 OURS, PLAIN, FLOOR = "this op", "this op in tf", "relu"
+KERNEL, COPY = "kernel", "copy"
 
 
 def _compositions(case: Case) -> dict[str, Callable[[tf.Tensor], tf.Tensor]]:
@@ -109,7 +111,7 @@ def _tensorflow_rivals(case: Case, x: np.ndarray, d_y: np.ndarray, device: str) 
         return Rival(name, mode, lambda: forward(x), lambda: gradient(x, d_y), is_floor, **waits)
 
     modes = TENSORFLOW_MODES
-    yield rival("copy", lambda x: tf.raw_ops.DeepCopy(x=x), "eager", is_floor=True)
+    yield rival(COPY, lambda x: tf.raw_ops.DeepCopy(x=x), "eager", is_floor=True)
     for mode in modes:
         yield rival(FLOOR, tf.nn.relu, mode, is_floor=True)
 
@@ -130,15 +132,25 @@ def _tensorflow_rivals(case: Case, x: np.ndarray, d_y: np.ndarray, device: str) 
             yield rival("loop over rows", _loop_over_rows(case), mode)
 
 
-def _core_rivals(case: Case, x: np.ndarray) -> Iterator[Rival]:
-    """The kernels alone, on one thread and on all, where one row is shared among them."""
+def _rivals_by_threads(case: Case, x: np.ndarray) -> Iterator[Rival]:
+    """The kernels alone, on one thread and on all, where one row is shared among them; beside a copy."""
     if native.ops is None or case.rows > 1:
         return
     import separationfactor_core as core
 
     for threads in sorted({1, len(os.sched_getaffinity(0))}):
         forward = functools.partial(core.separate, x, k=case.k, suppression=case.suppression, threads=threads)
-        yield Rival("kernel", f"{threads} threads", lambda forward=forward: forward()[0])
+        mode = f"{threads} thread" + "s" * (threads > 1)
+        yield Rival(KERNEL, mode, lambda forward=forward: forward()[0])
+        pool = ThreadPoolExecutor(threads)
+
+        def copy(threads=threads, pool=pool):
+            y = np.empty_like(x)
+            parts = (np.array_split(each.reshape(-1), threads) for each in (y, x))
+            list(pool.map(np.copyto, *parts))
+            return y
+
+        yield Rival(COPY, mode, copy, is_floor=True)
 
 
 def _numpy_rival(case: Case, x: np.ndarray) -> Iterator[Rival]:
@@ -233,5 +245,5 @@ def rivals(case: Case, x: np.ndarray, d_y: np.ndarray, device: str = "cpu") -> l
         *_jax_rival(case, x, d_y, device),
     ]
     if device == "cpu":
-        found += [*_core_rivals(case, x), *_numpy_rival(case, x)]
+        found += [*_rivals_by_threads(case, x), *_numpy_rival(case, x)]
     return found
