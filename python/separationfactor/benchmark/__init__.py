@@ -31,6 +31,10 @@ class DeviceError(RuntimeError):
     """The device that is to be measured is not there, or not of use."""
 
 
+class CaseError(ValueError):
+    """No case has such a name."""
+
+
 def _check_gpu() -> None:
     if not tf.config.get_visible_devices("GPU"):
         why = (
@@ -70,12 +74,12 @@ def run(output: str | Path, quick: bool = False, device: str = "cpu", only: str 
     Raises:
         AssertionError: If one of this package's implementations gives a wrong result.
         DeviceError: If a GPU is to be measured and there is none, or the compiled op has no kernels for it.
-        ValueError: If no case's name holds `only`.
+        CaseError: If no case's name holds `only`.
     """
     cases = [HEADLINE[0], HEADLINE[3], HEADLINE[4]] if quick else [*HEADLINE, *MORE]
     if not (chosen := [case for case in cases if only in str(case)]):
         names = "; ".join(map(str, cases))
-        raise ValueError(f"`only` must be part of a case's name: {names}. Received: {only!r}")
+        raise CaseError(f"`only` must be part of a case's name: {names}. Received: {only!r}")
     if device == "gpu":
         _check_gpu()
     output = Path(output)
@@ -129,7 +133,7 @@ def main(quick, device, only, output):
     """Times the op beside plain TensorFlow, NumPy and, where installed, PyTorch and JAX."""
     try:
         results = run(output, quick, device, only)["results"]
-    except (DeviceError, ValueError) as error:
+    except (DeviceError, CaseError) as error:
         raise click.ClickException(str(error)) from error
     console = rich.get_console()
     for table in (

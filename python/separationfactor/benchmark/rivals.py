@@ -138,19 +138,22 @@ def _rivals_by_threads(case: Case, x: np.ndarray) -> Iterator[Rival]:
         return
     import separationfactor_core as core
 
-    for threads in sorted({1, len(os.sched_getaffinity(0))}):
-        forward = functools.partial(core.separate, x, k=case.k, suppression=case.suppression, threads=threads)
+    counts = sorted({1, len(os.sched_getaffinity(0))})
+    pool = ThreadPoolExecutor(counts[-1])
+
+    def kernel(threads):
+        return core.separate(x, k=case.k, suppression=case.suppression, threads=threads)[0]
+
+    def copy(threads):
+        y = np.empty_like(x)
+        parts = (np.array_split(each.reshape(-1), threads) for each in (y, x))
+        list(pool.map(np.copyto, *parts))
+        return y
+
+    for threads in counts:
         mode = f"{threads} thread" + "s" * (threads > 1)
-        yield Rival(KERNEL, mode, lambda forward=forward: forward()[0])
-        pool = ThreadPoolExecutor(threads)
-
-        def copy(threads=threads, pool=pool):
-            y = np.empty_like(x)
-            parts = (np.array_split(each.reshape(-1), threads) for each in (y, x))
-            list(pool.map(np.copyto, *parts))
-            return y
-
-        yield Rival(COPY, mode, copy, is_floor=True)
+        yield Rival(KERNEL, mode, functools.partial(kernel, threads))
+        yield Rival(COPY, mode, functools.partial(copy, threads), is_floor=True)
 
 
 def _numpy_rival(case: Case, x: np.ndarray) -> Iterator[Rival]:
