@@ -226,6 +226,15 @@ def test_the_stand_alone_benchmark_compiles_and_tells_whether_there_is_a_card(co
     assert result.stderr.startswith("no CUDA device: ")
 
 
+@needs_nvcc
+def test_what_a_card_would_be_tested_with_compiles(tmp_path):
+    """It links with all of the core, which CMake builds."""
+    source = ROOT / "tests/cuda/cuda_test.cc"
+    includes = [f"-I{ROOT / folder}" for folder in ("tests/cuda/on_card", "tests", "cc")]
+    command = [cuda_evidence.find_nvcc(), "-std=c++17", *includes, "-c", "-o", tmp_path / "test.o", source]
+    subprocess.run(command, check=True)
+
+
 def test_a_spill_is_seen():
     """In what ptxas says of a kernel that was planted, and in a disassembly."""
     report = """

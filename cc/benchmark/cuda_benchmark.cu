@@ -3,6 +3,8 @@
 //   nvcc -std=c++17 -O3 -arch=native -Icc -o cuda_benchmark cc/benchmark/cuda_benchmark.cu
 //   cc/core/cuda/separate_cuda.cu
 //   ./cuda_benchmark            all cases; --quick takes those of the README's table alone
+//   ./cuda_benchmark --plan     what the limits in core/cuda/plan.h come from; nothing is checked
+//   ./cuda_benchmark --once     every kernel of the README's cases once, for a profiler; nothing is checked or timed
 //
 // Every case is checked against a stable selection on the host, bit for bit, before it is timed. Times are medians of
 // bursts between two CUDA events. A fraction is that of the bandwidth of a device-to-device copy of 1 GiB: of the
@@ -19,7 +21,7 @@
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
-#include <cstring>
+#include <map>
 #include <numeric>
 #include <random>
 #include <string>
@@ -262,12 +264,6 @@ __global__ void KeepAboveThreshold(const float* x, const float* sorted, float* y
   }
 }
 
-// Where the rows of a case begin and end.
-struct RowStart {
-  int64_t n;
-  __host__ __device__ int64_t operator()(int64_t row) const { return row * n; }
-};
-
 // Microseconds of a masking that keeps every tie, by sorting.
 double TimeCub(const Case& c, const Buffer& x, Buffer& y, cudaStream_t stream) {
   const int64_t size = c.rows * c.n;
@@ -292,9 +288,11 @@ double TimeCub(const Case& c, const Buffer& x, Buffer& y, cudaStream_t stream) {
 }
 #endif
 
+enum class What { kAll, kQuick, kPlan, kOnce };
+
 // Checks and times a case; returns whether it is right.
 template <class T>
-bool Run(const Case& c, const cuda::Device& device, double copy_bytes_a_microsecond, cudaStream_t stream) {
+bool Run(const Case& c, What what, const cuda::Device& device, double copy_bytes_a_microsecond, cudaStream_t stream) {
   using Bits = typename T::Bits;
   const int64_t size = c.rows * c.n, bytes = size * static_cast<int64_t>(sizeof(Bits));
   const int64_t bitmask_bytes = c.rows * BitmaskBytes(c.n);
@@ -340,6 +338,14 @@ bool Run(const Case& c, const cuda::Device& device, double copy_bytes_a_microsec
   const auto run_gradient = [&] { Check(cuda::ScaleSelected(gradient, device, stream)); };
   const auto run_factors = [&] { Check(cuda::SumSelected(factors, device, stream)); };
 
+  if (what == What::kOnce) {
+    run_forward();
+    run_gradient();
+    run_factors();
+    Check(cudaStreamSynchronize(stream), "the kernels");
+    return true;
+  }
+
   // What was there before must not matter.
   Check(cudaMemsetAsync(selected.get(), 0xA5, bitmask_bytes, stream), "memset");
   run_forward();
@@ -375,7 +381,88 @@ bool Run(const Case& c, const cuda::Device& device, double copy_bytes_a_microsec
   return true;
 }
 
-int Main(bool quick) {
+// ---- What the plan is made of ------------------------------------------------------------------------------------
+
+// Times the forward on rows of any shape that the plan might take either way.
+template <class T>
+class Planner {
+ public:
+  using Bits = typename T::Bits;
+  static constexpr int64_t kSize = int64_t{1} << 25;  // entries: more than any second-level cache holds
+
+  explicit Planner(cudaStream_t stream)
+      : stream_(stream), x_(kSize * sizeof(Bits)), y_(kSize * sizeof(Bits)), selected_(kSize) {
+    const Case c = {1024, 4096, 0, T::kDType, 0, "normal"};
+    const auto rows = Rows<T>(c, 1, c.distribution);
+    const int64_t bytes = static_cast<int64_t>(rows.size() * sizeof(Bits));
+    for (int64_t at = 0; at < kSize * static_cast<int64_t>(sizeof(Bits)); at += bytes) {
+      Check(cudaMemcpy(static_cast<char*>(x_.get()) + at, rows.data(), bytes, cudaMemcpyHostToDevice), "copy");
+    }
+  }
+
+  // Microseconds, with the paths that this device would be given.
+  double Forward(int64_t rows, int64_t n, int64_t k, const cuda::Device& device) const {
+    const Buffer scratch(cuda::SeparateScratchBytes(T::kDType, rows, n, device));
+    cuda::SeparateArgs args{};
+    args.dtype = T::kDType;
+    args.score = Score::kValue;
+    args.rows = rows;
+    args.n = n;
+    args.k.value = k;
+    args.separation.value = 1;
+    args.x = x_.get();
+    args.y = y_.get();
+    args.selected = static_cast<uint8_t*>(selected_.get());
+    args.scratch = scratch.get();
+    return Time(stream_, [&] { Check(cuda::Separate(args, device, stream_)); });
+  }
+
+ private:
+  cudaStream_t stream_;
+  Buffer x_, y_, selected_;
+};
+
+// The lengths about each limit, on as many rows as fill the card.
+template <class T>
+void PrintLengths(const cuda::Device& device, double copy_bytes_a_microsecond, cudaStream_t stream) {
+  const Planner<T> planner(stream);
+  std::printf("%s, %lld entries in all: the length, microseconds, and the fraction of the copy bandwidth\n",
+              NameOf(T::kDType), static_cast<long long>(planner.kSize));
+  for (const int64_t n : {2,    4,    8,    10,   16,    17,    24,    31,    32,    33,    48,     64,     65,
+                          96,   128,  129,  192,  256,   257,   384,   512,   513,   768,   1000,   1024,   1025,
+                          1536, 2048, 4096, 8192, 16384, 24576, 28672, 32768, 49152, 65536, 131072, 1048576}) {
+    const int64_t rows = planner.kSize / n;
+    const double time = planner.Forward(rows, n, (n + 31) / 32, device);
+    const double floor =
+        (2.0 * rows * n * sizeof(typename T::Bits) + rows * BitmaskBytes(n)) / copy_bytes_a_microsecond;
+    std::printf("%8lld %9.1f  %4.2f\n", static_cast<long long>(n), time, floor / time);
+  }
+}
+
+// A block a row against several.
+template <class T>
+void PrintSharing(const cuda::Device& device, cudaStream_t stream) {
+  const Planner<T> planner(stream);
+  const cuda::Device alone = {1, device.shared_bytes, device.max_blocks};      // as if few rows filled it
+  const cuda::Device shared = {device.multiprocessors, 0, device.max_blocks};  // as if no row fitted a block
+  const std::vector<int64_t> row_counts = {1, 4, 16, 66, 100, 132, 264};
+  std::printf("%s: microseconds of a block a row / of several, by length and number of rows\n", NameOf(T::kDType));
+  std::printf("%8s", "");
+  for (const int64_t rows : row_counts) std::printf(" %11lld", static_cast<long long>(rows));
+  std::printf("\n");
+  for (const int64_t n : {2048, 4096, 8192, 16384, 24576, 32768, 49152}) {
+    if (n * static_cast<int64_t>(sizeof(typename T::Bits)) > device.shared_bytes - 16384) continue;
+    std::printf("%8lld", static_cast<long long>(n));
+    for (const int64_t rows : row_counts) {
+      std::printf("  %4.1f/%5.1f", planner.Forward(rows, n, (n + 31) / 32, alone),
+                  planner.Forward(rows, n, (n + 31) / 32, shared));
+    }
+    std::printf("\n");
+    std::fflush(stdout);
+  }
+}
+
+int Main(What what) {
   int devices = 0;
   const cudaError_t error = cudaGetDeviceCount(&devices);
   if (error != cudaSuccess || devices == 0) {
@@ -390,8 +477,8 @@ int Main(bool quick) {
   cudaStream_t stream;
   Check(cudaStreamCreate(&stream), "cudaStreamCreate");
 
-  double copy_bytes_a_microsecond;
-  {
+  double copy_bytes_a_microsecond = 1;
+  if (what != What::kOnce) {
     constexpr int64_t kBytes = int64_t{1} << 30;
     const Buffer from(kBytes), to(kBytes);
     copy_bytes_a_microsecond =
@@ -402,15 +489,25 @@ int Main(bool quick) {
   std::printf("%s, sm_%d%d, %d multiprocessors, %d KB of L2; a copy reads and writes %.0f GB/s\n", properties.name,
               properties.major, properties.minor, device.multiprocessors, properties.l2CacheSize / 1024,
               copy_bytes_a_microsecond / 1e3);
+  if (what == What::kPlan) {
+    PrintLengths<Float32>(device, copy_bytes_a_microsecond, stream);
+    PrintLengths<Float64>(device, copy_bytes_a_microsecond, stream);
+    PrintLengths<BFloat16>(device, copy_bytes_a_microsecond, stream);
+    PrintSharing<Float32>(device, stream);
+    PrintSharing<BFloat16>(device, stream);
+    return 0;
+  }
   std::printf("microseconds, and the fraction of the copy bandwidth that the floor's bytes make of them\n");
   std::printf("%18s %6s  %-8s %-11s %9s %9s  %5s %9s  %5s %9s %9s\n", "rows x n", "k", "dtype", "rows hold", "copy",
               "forward", "", "gradient", "", "factors", HAS_CUB ? "CUB sort" : "");
   bool all_right = true;
-  for (const Case& c : Cases(quick)) {
-    WithDType(c.dtype,
-              [&](auto traits) { all_right &= Run<decltype(traits)>(c, device, copy_bytes_a_microsecond, stream); });
+  for (const Case& c : Cases(what != What::kAll)) {
+    WithDType(c.dtype, [&](auto traits) {
+      all_right &= Run<decltype(traits)>(c, what, device, copy_bytes_a_microsecond, stream);
+    });
   }
   Check(cudaStreamDestroy(stream), "cudaStreamDestroy");
+  if (what == What::kOnce) return 0;
   std::printf(all_right ? "all results are right, bit for bit\n" : "SOME RESULTS ARE WRONG\n");
   return all_right ? 0 : kWrong;
 }
@@ -419,10 +516,13 @@ int Main(bool quick) {
 }  // namespace separationfactor
 
 int main(int argc, char** argv) {
-  const bool quick = argc == 2 && std::strcmp(argv[1], "--quick") == 0;
-  if (argc > 1 && !quick) {
-    std::fprintf(stderr, "usage: %s [--quick]\n", argv[0]);
+  using separationfactor::What;
+  const std::map<std::string, What> options = {
+      {"", What::kAll}, {"--quick", What::kQuick}, {"--plan", What::kPlan}, {"--once", What::kOnce}};
+  const auto option = options.find(argc > 1 ? argv[1] : "");
+  if (argc > 2 || option == options.end()) {
+    std::fprintf(stderr, "usage: %s [--quick | --plan | --once]\n", argv[0]);
     return separationfactor::kCudaFailed;
   }
-  return separationfactor::Main(quick);
+  return separationfactor::Main(option->second);
 }

@@ -1,5 +1,5 @@
-// The CUDA kernels, run by the emulator (tests/simt), against the oracle and, bit for bit, against the CPU's results.
-// Prints the state of the first failure and ends.
+// The CUDA kernels against the oracle and, bit for bit, against the CPU's results: run by the emulator (tests/simt),
+// and as cuda_test_on_card by a card. Prints the state of the first failure and ends; with 77 where there is no card.
 //
 //     cuda_test [DTYPE [FRACTION]]    of one dtype alone; about this fraction of the cases
 
@@ -28,8 +28,10 @@ namespace {
 double fraction = 1;
 int64_t cases_run = 0;
 
-// An H100's attributes, and those of cards so small that few entries take the paths for many.
-constexpr cuda::Device kCard = {132, 227 * 1024, INT32_MAX};
+// The card that there is, the attributes of an H100, which are the emulator's, and those of cards so small that few
+// entries take the paths for many.
+cuda::Device card;
+constexpr cuda::Device kH100 = {132, 227 * 1024, INT32_MAX};
 constexpr cuda::Device kSmall = {2, 12 * 1024, 3};
 constexpr cuda::Device kSmallest = {1, 10 * 1024, 1};
 
@@ -249,7 +251,7 @@ void TestPaths(const char* dtype) {
   using cuda::Path;
   std::vector<int64_t> short_lengths;
   for (int64_t n = 1; n <= 32; ++n) short_lengths.push_back(n);
-  CheckPath<T>(dtype, Path::kThread, kCard, short_lengths, {1, 5, 127, 128, 129, 300}, 3, rng);
+  CheckPath<T>(dtype, Path::kThread, card, short_lengths, {1, 5, 127, 128, 129, 300}, 3, rng);
   CheckPath<T>(dtype, Path::kThread, kSmallest, short_lengths, {127, 128, 129, 300}, 1, rng);
   std::vector<int64_t> warp_lengths = {33,  34,  47,  63,  64,  65,  100, 127, 128,  129,  130, 200,
                                        255, 256, 257, 500, 511, 512, 513, 999, 1000, 1023, 1024};
@@ -258,18 +260,18 @@ void TestPaths(const char* dtype) {
     block_lengths.push_back(warp_lengths.back());
     warp_lengths.pop_back();
   }
-  CheckPath<T>(dtype, Path::kWarp, kCard, warp_lengths, {1, 2, 3, 9, 17, 33}, 5, rng);
+  CheckPath<T>(dtype, Path::kWarp, card, warp_lengths, {1, 2, 3, 9, 17, 33}, 5, rng);
   CheckPath<T>(dtype, Path::kWarp, kSmallest, warp_lengths, {9, 33, 70}, 1, rng);
-  CheckPath<T>(dtype, Path::kBlock, kCard, block_lengths, {1, 2, 3}, 4, rng);
-  CheckPath<T>(dtype, Path::kBlock, {2, 227 * 1024, 2}, block_lengths, {3, 5}, 1, rng);
+  CheckPath<T>(dtype, Path::kBlock, card, block_lengths, {1, 2, 3}, 4, rng);
+  CheckPath<T>(dtype, Path::kBlock, {2, card.shared_bytes, 2}, block_lengths, {3, 5}, 1, rng);
   // Of all types, rows of more than 2,000 are too long for 12 KB.
   const std::vector<int64_t> split_lengths = {2001, 2047, 2048, 2049, 3000, 4095, 4096, 4097, 5000, 8191, 8193, 10007};
   CheckPath<T>(dtype, Path::kSplit, kSmall, split_lengths, {1, 2, 3}, 5, rng);
   CheckPath<T>(dtype, Path::kSplit, kSmallest, split_lengths, {5}, 1, rng);
-  // Few long rows on a real card; and more than a batch of them on the smallest.
-  CheckPath<T>(dtype, Path::kSplit, kCard, {16384, 40001}, {1, 2}, 0, rng);
-  for (const auto& distribution : LongDistributions<T>(20001)) {
-    if (rng() % 8 == 0) CheckDistribution<T>(dtype, distribution, kCard, 2, 20001, rng);
+  // Long rows on a real card, alone and shared; and more than a batch of them on the smallest.
+  for (const auto& distribution : LongDistributions<T>(40961)) {
+    if (rng() % 16 == 0) CheckDistribution<T>(dtype, distribution, card, 2, 20001, rng);
+    if (rng() % 16 == 0) CheckDistribution<T>(dtype, distribution, card, 2, 40961, rng);
     if (rng() % 6 == 0) CheckDistribution<T>(dtype, distribution, kSmallest, 70, 2001, rng);
   }
 }
@@ -292,7 +294,7 @@ void TestFactors(const char* dtype) {
           orders.push_back(OrderOracle<T>(x.data() + row * n, n, Score::kValue));
         }
         const auto k = static_cast<int64_t>(1 + rng() % (n / 4));
-        Check<T>({std::string(dtype) + " factors " + distribution.name, which == 3 ? kSmall : kCard, rows, n, k,
+        Check<T>({std::string(dtype) + " factors " + distribution.name, which == 3 ? kSmall : card, rows, n, k,
                   Score::kValue, separation, suppression, false, rng() % 2 ? Place::kHost : Place::kDevice, 0, 0, 0, 2},
                  x, orders);
       }
@@ -306,7 +308,7 @@ void TestWrongK(const char* dtype) {
   std::mt19937_64 rng(3);
   const auto normal = Distributions<T>()[0];
   for (const auto& [n, device] :
-       std::vector<std::pair<int64_t, cuda::Device>>{{10, kCard}, {100, kCard}, {1100, kCard}, {2050, kSmall}}) {
+       std::vector<std::pair<int64_t, cuda::Device>>{{10, card}, {100, card}, {1100, card}, {2050, kSmall}}) {
     for (const int64_t k : {int64_t{-1}, n + 1, int64_t{INT32_MIN}, int64_t{1} << 40, INT64_MIN, INT64_MAX}) {
       const bool is_narrow = k == static_cast<int32_t>(k);
       DeviceRows<T> x("x", MakeRows<T>(normal, 3, n, rng), 0), y("y", 3 * n, 0);
@@ -369,7 +371,7 @@ void TestSumSelected(const char* dtype) {
       CHECK_LAUNCHED(cuda::SumSelected({T::kDType, rows, n, device_u.data(), device_v.data(),
                                         reinterpret_cast<uint8_t*>(selected.data()), sums.data(), sums.data() + 1,
                                         scratch.memory.data()},
-                                       rng() % 2 ? kCard : kSmallest, nullptr),
+                                       rng() % 2 ? card : kSmallest, nullptr),
                      dtype);
       const double both[] = {expected.selected, expected.others};
       for (int i = 0; i < 2; ++i) {
@@ -405,17 +407,17 @@ void TestPlan() {
       {DType::kFloat32, 8, 1000000, Path::kSplit},
       {DType::kFloat16, 256, 100000, Path::kBlock},
       {DType::kFloat64, 256, 30000, Path::kSplit},
-      {DType::kFloat32, 66, 16384, Path::kSplit},
-      {DType::kFloat32, 67, 16384, Path::kBlock},
-      {DType::kFloat32, 1, 16383, Path::kBlock},
+      {DType::kFloat32, 16, 40960, Path::kSplit},
+      {DType::kFloat32, 17, 40960, Path::kBlock},
+      {DType::kFloat32, 1, 40959, Path::kBlock},
       {DType::kBFloat16, 1, INT32_MAX, Path::kSplit},
       {DType::kFloat32, int64_t{1} << 40, 8, Path::kThread},
   };
   for (const auto& [dtype, rows, n, path] : kExpected) {
-    CHECK(cuda::ChoosePath(dtype, rows, n, kCard) == path, "rows=%ld n=%ld: %d", rows, n,
-          static_cast<int>(cuda::ChoosePath(dtype, rows, n, kCard)));
+    CHECK(cuda::ChoosePath(dtype, rows, n, kH100) == path, "rows=%ld n=%ld: %d", rows, n,
+          static_cast<int>(cuda::ChoosePath(dtype, rows, n, kH100)));
   }
-  for (const cuda::Device& device : {kCard, kSmall, kSmallest}) {
+  for (const cuda::Device& device : {kH100, kSmall, kSmallest}) {
     for (const int64_t rows : {1, 3, 8, 1000, 1000000}) {
       for (const int64_t n : {1025, 16384, 1000000, INT32_MAX}) {
         const cuda::Split split = cuda::ChooseSplit(rows, n, device);
@@ -447,6 +449,10 @@ int main(int argc, char** argv) {
   using namespace separationfactor;
   const std::string dtype = argc > 1 ? argv[1] : "all";
   if (argc > 2) fraction = std::atof(argv[2]);
+  if (const cudaError_t error = cuda::GetDevice(0, &card); error != cudaSuccess) {
+    std::fprintf(stderr, "no CUDA device: %s\n", cudaGetErrorString(error));
+    return 77;
+  }
   TestPlan();
   if (dtype == "float32" || dtype == "all") TestDType<Float32>("float32");
   if (dtype == "float64" || dtype == "all") TestDType<Float64>("float64");

@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <cstring>
 
+#include "core/dtypes.h"
 #include "simt/simt.h"
 
 #define SEPARATIONFACTOR_SIMT 1
@@ -71,6 +72,19 @@ inline double OneNan(double number) {
   return number;
 }
 
+inline float FlushDenormal(float number) {
+  return std::fpclassify(number) == FP_SUBNORMAL ? std::copysign(0.0f, number) : number;
+}
+inline float AddFlushed(float a, float b) { return FlushDenormal(OneNan(FlushDenormal(a) + FlushDenormal(b))); }
+inline float MultiplyFlushed(float a, float b) { return FlushDenormal(OneNan(FlushDenormal(a) * FlushDenormal(b))); }
+
+// float16, by way of float32. That rounds a sum twice, but not one with zero.
+inline float FromHalf(uint16_t bits) { return separationfactor::Float16::ToNumber(bits); }
+inline uint16_t ToHalf(float number) {
+  return std::isnan(number) ? uint16_t{0x7FFF} : separationfactor::Float16::FromNumber(number);
+}
+inline uint16_t AddHalf(uint16_t a, uint16_t b) { return ToHalf(FromHalf(a) + FromHalf(b)); }
+
 }  // namespace simt
 
 template <class T>
@@ -99,7 +113,6 @@ inline unsigned atomicOr(simt::Pointer<unsigned> pointer, unsigned value) {
 
 inline int __popc(unsigned bits) { return __builtin_popcount(bits); }
 inline int __clz(int bits) { return bits == 0 ? 32 : __builtin_clz(static_cast<unsigned>(bits)); }
-inline float __fmul_rn(float a, float b) { return simt::OneNan(a * b); }
 inline double __dmul_rn(double a, double b) { return simt::OneNan(a * b); }
 inline double __dadd_rn(double a, double b) { return simt::OneNan(a + b); }
 
@@ -116,6 +129,19 @@ inline const char* cudaGetErrorString(cudaError_t) { return "see simt::TakeError
 
 inline cudaError_t cudaFuncSetAttribute(const void* kernel, cudaFuncAttribute, int value) {
   return simt::AllowShared(kernel, value) ? cudaSuccess : cudaErrorInvalidValue;
+}
+
+// The card is an H100.
+enum cudaDeviceAttr {
+  cudaDevAttrMultiProcessorCount,
+  cudaDevAttrMaxSharedMemoryPerBlockOptin,
+  cudaDevAttrMaxGridDimX,
+};
+inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
+  *value = attribute == cudaDevAttrMultiProcessorCount            ? 132
+           : attribute == cudaDevAttrMaxSharedMemoryPerBlockOptin ? 227 * 1024
+                                                                  : INT32_MAX;
+  return cudaSuccess;
 }
 
 cudaError_t cudaMemsetAsync(void* address, int value, size_t bytes, cudaStream_t stream);

@@ -3,7 +3,8 @@
 //
 // Kernels touch memory through Pointer alone. Under nvcc it is a plain pointer; under the emulator it checks each
 // access. Their shared memory is dynamic, and each takes one plain struct. Beyond that they use shuffles, ballots,
-// barriers and integer atomics: nothing that a card of 2017 lacks, no inline PTX.
+// barriers and integer atomics: nothing that a card of 2017 lacks. Inline PTX is for what CUDA has no name for: sums
+// and products that flush denormals whatever the compiler was told.
 
 #ifndef SEPARATIONFACTOR_CORE_CUDA_DEVICE_H_
 #define SEPARATIONFACTOR_CORE_CUDA_DEVICE_H_
@@ -21,11 +22,16 @@ constexpr uint32_t kAllLanes = 0xFFFFFFFFu;
 
 #if defined(SEPARATIONFACTOR_SIMT)
 
+using simt::AddFlushed;
+using simt::AddHalf;
 using simt::BytesIntoWord;
 using simt::Cast;
+using simt::FromHalf;
 using simt::IsWide;
+using simt::MultiplyFlushed;
 using simt::Pointer;
 using simt::Shared;
+using simt::ToHalf;
 
 // What points to device memory, as kernels take it.
 template <class T>
@@ -69,6 +75,34 @@ __device__ __forceinline__ unsigned char* SharedBytes() {
 template <class T>
 __device__ __forceinline__ T* Shared(int offset) {
   return reinterpret_cast<T*>(SharedBytes() + offset);
+}
+
+// With denormals, and those that come out, as zeros of their sign. Whatever NaN comes out is 0x7FFFFFFF.
+__device__ __forceinline__ float AddFlushed(float a, float b) {
+  float sum;
+  asm("add.rn.ftz.f32 %0, %1, %2;" : "=f"(sum) : "f"(a), "f"(b));
+  return sum;
+}
+__device__ __forceinline__ float MultiplyFlushed(float a, float b) {
+  float product;
+  asm("mul.rn.ftz.f32 %0, %1, %2;" : "=f"(product) : "f"(a), "f"(b));
+  return product;
+}
+// float16, by its bits; denormals are numbers like others. Whatever NaN comes out is 0x7FFF.
+__device__ __forceinline__ uint16_t AddHalf(uint16_t a, uint16_t b) {
+  uint16_t sum;
+  asm("add.rn.f16 %0, %1, %2;" : "=h"(sum) : "h"(a), "h"(b));
+  return sum;
+}
+__device__ __forceinline__ float FromHalf(uint16_t bits) {
+  float number;
+  asm("cvt.f32.f16 %0, %1;" : "=f"(number) : "h"(bits));
+  return number;
+}
+__device__ __forceinline__ uint16_t ToHalf(float number) {
+  uint16_t bits;
+  asm("cvt.rn.f16.f32 %0, %1;" : "=h"(bits) : "f"(number));
+  return bits;
 }
 
 #endif

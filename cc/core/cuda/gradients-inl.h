@@ -77,10 +77,7 @@ __global__ void __launch_bounds__(kGradientThreads) Scale(ScaleParams<T> p) {
     if (!factors.suppression.IsZero() || (selected & ((1u << kSize) - 1)) != 0) {
       vector = LoadVector<T>(p.v, i, count, v_is_wide);
     }
-#pragma unroll
-    for (int v = 0; v < kSize; ++v) {
-      vector.entries[v] = factors.Product(vector.entries[v], (selected >> v & 1) != 0);
-    }
+    factors.Multiply(vector.entries, selected);
     StoreVector<T>(p.out, i, count, out_is_wide, vector);
   }
 }
@@ -153,13 +150,18 @@ __global__ void __launch_bounds__(kSumThreads) SumProducts(SumProductsParams<T> 
   for (int64_t block = blockIdx.x; block < blocks; block += gridDim.x) {
     // From where the block begins, 32 bits hold every column: a division in 64 bits is a call, and dear.
     const Position begin = Position::Of(block * kSumBlock, p.n);
+    // Rows of whole bytes make one long bitmask.
+    const bool is_one_bitmask = p.n % 8 == 0;
     const double sum = SumBlock([&](int index) -> Sums {
       const int64_t i = block * kSumBlock + index;
       if (i >= p.size) return {0, 0};
       const double product = Flush(__dmul_rn(number(p.u[i]), number(p.v[i])));
-      const auto n = static_cast<uint32_t>(p.n), place = static_cast<uint32_t>(begin.column) + index;
-      const uint32_t column = place % n;
-      const bool is_selected = p.selected[(begin.row + place / n) * bytes + column / 8] >> column % 8 & 1;
+      int64_t bit = i;
+      if (!is_one_bitmask) {
+        const auto n = static_cast<uint32_t>(p.n), place = static_cast<uint32_t>(begin.column) + index;
+        bit = 8 * bytes * (begin.row + place / n) + place % n;
+      }
+      const bool is_selected = p.selected[bit / 8] >> bit % 8 & 1;
       return is_selected ? Sums{product, 0} : Sums{0, product};
     });
     if (threadIdx.x == 0) p.sums[block] = sum;

@@ -34,9 +34,10 @@ enum class Path {
 constexpr int kLongestThreadRow = 32;
 // A lane has 255 registers at most: room for 32 keys of 32 bits and what they were made of, or for 16 of 64 bits.
 constexpr int64_t LongestWarpRow(DType dtype) { return dtype == DType::kFloat64 ? 512 : 1024; }
-// Fewer rows than half the multiprocessors leave most of the card idle, if they are a block each. Sharing a row
-// takes half a dozen launches more, so it must be long.
-constexpr int kShortestSplitRow = 16384;
+// Rows that are few leave most of the card idle, if they are a block each. Sharing a row takes half a dozen launches
+// more, so it must be long.
+constexpr int kShortestSplitRow = 40960;
+constexpr int kMultiprocessorsASplitRow = 8;
 
 constexpr int kThreadPathThreads = 128;
 constexpr int kWarpPathThreads = 128;
@@ -51,19 +52,23 @@ constexpr int64_t BlockPathSharedBytes(DType dtype, int64_t n) {
   return RoundUp(n * ElementBytes(dtype), 16) + kRadixBytes;
 }
 
-// Of the shape, the dtype and the device alone, as k may be where the host cannot see it. No limit here was
-// measured: docs/cuda.md says what each was reckoned from.
+// Of the shape, the dtype and the device alone, as k may be where the host cannot see it. The limits are what
+// `cuda_benchmark --plan` found on an H200; docs/cuda.md has its figures.
 inline Path ChoosePath(DType dtype, int64_t rows, int64_t n, const Device& device) {
   if (n <= kLongestThreadRow) return Path::kThread;
   if (n <= LongestWarpRow(dtype)) return Path::kWarp;
   if (BlockPathSharedBytes(dtype, n) > device.shared_bytes) return Path::kSplit;
-  if (n >= kShortestSplitRow && 2 * rows <= device.multiprocessors) return Path::kSplit;
+  if (n >= kShortestSplitRow && kMultiprocessorsASplitRow * rows <= device.multiprocessors) return Path::kSplit;
   return Path::kBlock;
 }
 
-// The warp path keeps 16 entries a lane in registers, and 32 where 32 lanes need it.
+// The warp path keeps 16 entries a lane in registers, 32 where 32 lanes need it, and three quarters of either where
+// they do; the search goes over all that are kept. They are whole vectors.
 constexpr int LanesOfRow(int64_t n) { return n <= 64 ? 4 : n <= 128 ? 8 : n <= 256 ? 16 : 32; }
-constexpr int EntriesOfLane(int64_t n) { return n <= 512 ? 16 : 32; }
+constexpr int EntriesOfLane(DType dtype, int64_t n) {
+  const int most = n <= 512 ? 16 : 32, fewer = most * 3 / 4;
+  return fewer * ElementBytes(dtype) % 16 == 0 && fewer * LanesOfRow(n) >= n ? fewer : most;
+}
 
 // 16 entries a thread, rounded up to a power of two: whole warps, and a whole number of digits a thread.
 inline int BlockPathThreads(int64_t n) {

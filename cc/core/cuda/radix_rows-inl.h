@@ -42,13 +42,39 @@ struct Cut {
 
   __device__ __forceinline__ bool HasKey(Bits entry_key) const { return key <= entry_key && entry_key <= last_key; }
   __device__ __forceinline__ bool Has(Bits entry_key, uint32_t entry_place) const {
-    return HasKey(entry_key) && place <= entry_place && entry_place <= last_place;
+    return HasKey(entry_key) && HasPlace(entry_place);
+  }
+  __device__ __forceinline__ bool HasPlace(uint32_t entry_place) const {
+    return place <= entry_place && entry_place <= last_place;
   }
   // Meant for a settled cut; of one that is not, whether the entry is selected for certain.
   __device__ __forceinline__ bool Selects(Bits entry_key, uint32_t entry_place) const {
-    if (!HasKey(entry_key)) return entry_key > last_key;
-    if (entry_place > last_place) return true;
-    return entry_place >= place && wanted == count;
+    return entry_key > last_key || (HasKey(entry_key) && SelectsInClass(entry_place));
+  }
+  // Likewise of an entry with a key of the class.
+  __device__ __forceinline__ bool SelectsInClass(uint32_t entry_place) const {
+    return entry_place > last_place || (entry_place >= place && wanted == count);
+  }
+  // What is selected for certain of a vector, whose first entry has `first_place`, a bit an entry, and which entries
+  // have keys of the class. Most keys are plainly above or below, so places are looked at where one is not.
+  template <int kSize>
+  __device__ __forceinline__ uint32_t SelectsOf(const Bits (&keys)[kSize], uint32_t first_place,
+                                                uint32_t* in_class) const {
+    uint32_t selected = 0, has_key = 0;
+#pragma unroll
+    for (int v = 0; v < kSize; ++v) {
+      selected |= static_cast<uint32_t>(keys[v] > last_key) << v;
+      has_key |= static_cast<uint32_t>(keys[v] >= key) << v;
+    }
+    has_key &= ~selected;
+    if (has_key != 0) {
+#pragma unroll
+      for (int v = 0; v < kSize; ++v) {
+        selected |= (has_key >> v & static_cast<uint32_t>(SelectsInClass(first_place - v))) << v;
+      }
+    }
+    *in_class = has_key;
+    return selected;
   }
 
   // The digit that narrows the class next, of one in it.
@@ -75,6 +101,12 @@ struct Cut {
   // Those that a digit leaves open.
   static __device__ __forceinline__ int32_t OpenBits(int32_t bits) { return bits > kDigitBits ? bits - kDigitBits : 0; }
 };
+
+// The first `count` bits of kSize.
+template <int kSize>
+__device__ __forceinline__ uint32_t FirstBits(int64_t count) {
+  return count >= kSize ? (1u << kSize) - 1 : count > 0 ? (1u << count) - 1 : 0;
+}
 
 // Shared memory that the threads of a block select with.
 struct RadixMemory {
@@ -187,12 +219,12 @@ __global__ void __launch_bounds__(kMaxBlockThreads) SeparateByBlock(RowsParams<T
       uint32_t selected = 0;
       if (u < vectors) {
         auto vector = BitCast<Vector<T>>(static_cast<uint4>(row_memory[u]));
+        Bits keys[kSize];
 #pragma unroll
-        for (int v = 0; v < kSize; ++v) {
-          const bool is_selected = i + v < n && cut.Selects(KeyOf<T>(vector.entries[v], p.score_mask), n - 1 - (i + v));
-          selected |= static_cast<uint32_t>(is_selected) << v;
-          vector.entries[v] = factors.Product(vector.entries[v], is_selected);
-        }
+        for (int v = 0; v < kSize; ++v) keys[v] = KeyOf<T>(vector.entries[v], p.score_mask);
+        uint32_t in_class;
+        selected = cut.SelectsOf(keys, n - 1 - i, &in_class) & FirstBits<kSize>(n - i);
+        factors.Multiply(vector.entries, selected);
         StoreVector<T>(y, i, n - i, y_is_wide, vector);
       }
       StoreSelected<T>(selected_row, i, n, selected);
@@ -295,7 +327,8 @@ __global__ void __launch_bounds__(kSplitThreads) CountDigits(SplitParams<T> para
       for (int v = 0; v < kSize; ++v) {
         const Bits key = KeyOf<T>(vector.entries[v], p.score_mask);
         const auto place = static_cast<uint32_t>(p.n - 1 - (i + v));
-        if (i + v < end && cut.Has(key, place)) atomicAdd(memory.counts + cut.Digit(key, place), 1u);
+        if (i + v < end && (params.digit == 0 || cut.Has(key, place)))
+          atomicAdd(memory.counts + cut.Digit(key, place), 1u);
       }
     }
     __syncthreads();
@@ -308,8 +341,15 @@ __global__ void __launch_bounds__(kSplitThreads) CountDigits(SplitParams<T> para
   }
 }
 
+// As many blocks a multiprocessor as ptxas likes (0), but for sm_70: there it likes more than it has registers for.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 750
+constexpr int kWriteDecidedBlocks = 1;
+#else
+constexpr int kWriteDecidedBlocks = 0;
+#endif
+
 template <class T>
-__global__ void __launch_bounds__(kSplitThreads) WriteDecided(SplitParams<T> params) {
+__global__ void __launch_bounds__(kSplitThreads, kWriteDecidedBlocks) WriteDecided(SplitParams<T> params) {
   using Bits = typename T::Bits;
   constexpr int kSize = Vector<T>::kSize;
   const RowsParams<T>& p = params.rows;
@@ -334,14 +374,18 @@ __global__ void __launch_bounds__(kSplitThreads) WriteDecided(SplitParams<T> par
     for (int64_t all_begin = begin; all_begin < end; all_begin += kSplitThreads * kSize) {
       const int64_t i = all_begin + threadIdx.x * kSize;
       Vector<T> vector = LoadVector<T>(x, i, end - i, x_is_wide);
-      uint32_t selected = 0, undecided = 0;
+      Bits keys[kSize];
 #pragma unroll
-      for (int v = 0; v < kSize; ++v) {
-        const Bits key = KeyOf<T>(vector.entries[v], p.score_mask);
-        const auto place = static_cast<uint32_t>(p.n - 1 - (i + v));
-        if (i + v < end) {
-          selected |= static_cast<uint32_t>(cut.Selects(key, place)) << v;
-          undecided |= static_cast<uint32_t>(!is_settled && cut.Has(key, place)) << v;
+      for (int v = 0; v < kSize; ++v) keys[v] = KeyOf<T>(vector.entries[v], p.score_mask);
+      const auto first_place = static_cast<uint32_t>(p.n - 1 - i);
+      uint32_t undecided;
+      const uint32_t exist = FirstBits<kSize>(end - i);
+      const uint32_t selected = cut.SelectsOf(keys, first_place, &undecided) & exist;
+      undecided = is_settled ? 0 : undecided & exist;
+      if (undecided != 0) {
+#pragma unroll
+        for (int v = 0; v < kSize; ++v) {
+          if (!cut.HasPlace(first_place - v)) undecided &= ~(1u << v);
         }
       }
       if (__ballot_sync(kAllLanes, undecided != 0) != 0) {
@@ -365,10 +409,7 @@ __global__ void __launch_bounds__(kSplitThreads) WriteDecided(SplitParams<T> par
           }
         }
       }
-#pragma unroll
-      for (int v = 0; v < kSize; ++v) {
-        vector.entries[v] = factors.Product(vector.entries[v], (selected >> v & 1) != 0);
-      }
+      factors.Multiply(vector.entries, selected);
       StoreVector<T>(y, i, end - i, y_is_wide, vector);
       StoreSelected<T>(selected_row, i, end, selected);
     }

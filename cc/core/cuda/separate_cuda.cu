@@ -121,12 +121,8 @@ class Separator {
       case Path::kWarp: {
         const int lanes = LanesOfRow(n);
         const int64_t rows_a_block = kWarpPathThreads / lanes;
-        auto kernel = SeparateByWarp<T, 16>;
-        if constexpr (LongestWarpRow(T::kDType) > 512) {
-          if (EntriesOfLane(n) == 32) kernel = SeparateByWarp<T, 32>;
-        }
-        return Queue("SeparateByWarp", kernel, CeilDiv(args_.rows, rows_a_block), kWarpPathThreads, 0,
-                     WarpRowsParams<T>{params_, lanes});
+        return Queue("SeparateByWarp", WarpKernel(EntriesOfLane(T::kDType, n)), CeilDiv(args_.rows, rows_a_block),
+                     kWarpPathThreads, 0, WarpRowsParams<T>{params_, lanes});
       }
       case Path::kBlock:
         return Queue("SeparateByBlock", SeparateByBlock<T>, args_.rows, BlockPathThreads(n),
@@ -148,6 +144,18 @@ class Separator {
             ToDevice<const Bits>(static_cast<const Bits*>(args_.x) + first * args_.n),
             ToDevice<Bits>(static_cast<Bits*>(args_.y) + first * args_.n),
             ToDevice<uint8_t>(args_.selected + first * BitmaskBytes(args_.n))};
+  }
+
+  using WarpRowsKernel = void (*)(WarpRowsParams<T>);
+  static WarpRowsKernel WarpKernel(int entries_of_lane) {
+    if constexpr (sizeof(Bits) > 2) {
+      if (entries_of_lane == 12) return SeparateByWarp<T, 12>;
+    }
+    if constexpr (LongestWarpRow(T::kDType) > 512) {
+      if (entries_of_lane == 24) return SeparateByWarp<T, 24>;
+      if (entries_of_lane == 32) return SeparateByWarp<T, 32>;
+    }
+    return SeparateByWarp<T, 16>;
   }
 
   template <class Params>
@@ -204,7 +212,6 @@ int64_t BlocksFor(int64_t blocks, const Device& device) {
 
 }  // namespace
 
-#if !defined(SEPARATIONFACTOR_SIMT)
 cudaError_t GetDevice(int ordinal, Device* device) {
   int max_blocks = 0;
   cudaError_t error = cudaDeviceGetAttribute(&device->multiprocessors, cudaDevAttrMultiProcessorCount, ordinal);
@@ -215,7 +222,6 @@ cudaError_t GetDevice(int ordinal, Device* device) {
   device->max_blocks = max_blocks;
   return error;
 }
-#endif
 
 int64_t SeparateScratchBytes(DType dtype, int64_t rows, int64_t n, const Device& device) {
   if (ChoosePath(dtype, rows, n, device) != Path::kSplit) return 0;

@@ -70,14 +70,22 @@ __device__ __forceinline__ void CopyRows(Pointer<typename T::Bits> shared, Point
   }
 }
 
+// Blocks that a multiprocessor should have room for. Left alone, ptxas aims at more and spills for it, or takes two
+// registers that cost a block.
+template <class T, int kMaxN>
+constexpr int ThreadPathBlocks() {
+  const int bytes = sizeof(typename T::Bits);
+  if (kMaxN > 16) return bytes == 8 ? 3 : 1;
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
+  if (bytes == 2) return 5;
+#endif
+  return bytes == 8 ? 1 : 6;
+}
+
 // Each entry's rank among all pairs, with no branch that rows could take differently: n^2 / 2 comparisons, of which
 // all lanes of a warp have use. kMaxN only bounds n: it is the registers that are set aside.
-//
-// Left alone, ptxas aims at more blocks a multiprocessor and spills for it: six leave rows of up to 16 the registers
-// that they need.
 template <class T, int kMaxN>
-__global__ void __launch_bounds__(kThreadPathThreads, kMaxN <= 16 && sizeof(typename T::Bits) <= 4 ? 6 : 1)
-    SeparateByThread(RowsParams<T> p) {
+__global__ void __launch_bounds__(kThreadPathThreads, ThreadPathBlocks<T, kMaxN>()) SeparateByThread(RowsParams<T> p) {
   using Bits = typename T::Bits;
   const int n = p.n;
   const int bytes = static_cast<int>(BitmaskBytes(n));
@@ -236,8 +244,8 @@ __global__ void __launch_bounds__(kWarpPathThreads, 1) SeparateByWarp(WarpRowsPa
         if (any_has_ties && key == threshold) is_selected = rank++ < quota;
         is_selected = is_selected && i + v < size;
         selected |= static_cast<uint32_t>(is_selected) << v;
-        vectors[j].entries[v] = factors.Product(vectors[j].entries[v], is_selected);
       }
+      factors.Multiply(vectors[j].entries, selected);
       StoreVector<T>(y, i, size - i, y_is_wide, vectors[j]);
       StoreSelected<T>(selected_row, i, size, selected);
     }
