@@ -401,9 +401,11 @@ class ShortRows : private Columns<T, kScore> {
       keys = Key(threshold);
     }
     const IntVec is_tie = CountAtLeast(columns, n, threshold) != Wide::SetInteger(static_cast<Integer>(k));
-    // Where no tie goes across the cut, it lies just below the threshold, and nobody need look at ties.
-    if (!Any(is_tie)) return {keys - 1, IntVec{}};
-    return {keys - 1 - is_tie, Quotas(columns, n, k, threshold) & is_tie};
+    // Where no tie goes across the cut, it lies just below the threshold, and nobody need look at ties. What is added
+    // is 0 for a tie, whose mask is -1, and otherwise -1. Rows that do not exist may wrap.
+    const IntVec cuts = Wide::AddWrapped(keys, ~is_tie);
+    if (!Any(is_tie)) return {cuts, IntVec{}};
+    return {cuts, Quotas(columns, n, k, threshold) & is_tie};
   }
 
   static Floats RoughLog2s(Floats x) {

@@ -344,7 +344,7 @@ struct Simd {
 #endif
   }
 
-  // Which lanes of a are not less than those of b, where neither has NaN, nor b the least integer.
+  // Which lanes of a are not less than those of b, where neither has NaN. Of the least integer in b it may say no.
   template <class Lanes>
   static Mask AtLeast(Lanes a, Lanes b) {
     constexpr bool kIsInteger = kHasIntegerLanes<Lanes>;
@@ -358,7 +358,7 @@ struct Simd {
     }
 #else
     // Integers are compared by one instruction for "greater" alone.
-    if constexpr (kIsInteger) return a > b - 1;
+    if constexpr (kIsInteger) return a > AddWrapped(b, SetInteger(-1));
     return a >= b;
 #endif
   }
