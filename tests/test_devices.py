@@ -21,7 +21,8 @@ dtypes = pytest.mark.parametrize("dtype", oracle.DTYPES)
 FACTORS = [(1.0, 0.0), (10.0, 0.25), (-2.0, -0.0), (0.0, 1.0)]
 # About the edges of every path of the CUDA kernels (docs/cuda.md): rows of a thread, of part of a warp, of a
 # block, and of several blocks.
-SIZES = [1, 2, 8, 15, 16, 17, 31, 32, 33, 63, 64, 65, 127, 129, 255, 257, 511, 513, 1000, 1023, 1024, 1025]
+SIZES = [1, 2, 8, 15, 16, 17, 31, 32, 33, 48, 49, 63, 64, 65, 96, 97, 127, 129, 255, 257, 511, 513, 768, 769]
+SIZES += [1000, 1023, 1024, 1025]
 SIZES += [2048, 4095, 4097, 10000, 16383, 16384, 16385, 40000, 70001]
 
 

@@ -290,6 +290,24 @@ double TimeCub(const Case& c, const Buffer& x, Buffer& y, cudaStream_t stream) {
 
 enum class What { kAll, kQuick, kPlan, kOnce };
 
+// The forward by value, with a separation factor of one.
+cuda::SeparateArgs Forward(const Case& c, const Buffer& x, const Buffer& y, const Buffer& selected,
+                           const Buffer& scratch) {
+  cuda::SeparateArgs args{};
+  args.dtype = c.dtype;
+  args.score = Score::kValue;
+  args.rows = c.rows;
+  args.n = c.n;
+  args.k.value = c.k;
+  args.separation.value = 1;
+  args.suppression.value = c.suppression;
+  args.x = x.get();
+  args.y = y.get();
+  args.selected = static_cast<uint8_t*>(selected.get());
+  args.scratch = scratch.get();
+  return args;
+}
+
 // Checks and times a case; returns whether it is right.
 template <class T>
 bool Run(const Case& c, What what, const cuda::Device& device, double copy_bytes_a_microsecond, cudaStream_t stream) {
@@ -302,18 +320,7 @@ bool Run(const Case& c, What what, const cuda::Device& device, double copy_bytes
   const Buffer scratch(cuda::SeparateScratchBytes(c.dtype, c.rows, c.n, device));
   const Buffer sum_scratch(cuda::SumSelectedScratchBytes(c.rows, c.n));
 
-  cuda::SeparateArgs forward{};
-  forward.dtype = c.dtype;
-  forward.score = Score::kValue;
-  forward.rows = c.rows;
-  forward.n = c.n;
-  forward.k.value = c.k;
-  forward.separation.value = 1;
-  forward.suppression.value = c.suppression;
-  forward.x = x.get();
-  forward.y = y.get();
-  forward.selected = static_cast<uint8_t*>(selected.get());
-  forward.scratch = scratch.get();
+  const cuda::SeparateArgs forward = Forward(c, x, y, selected, scratch);
   cuda::ScaleSelectedArgs gradient{};
   gradient.dtype = c.dtype;
   gradient.rows = c.rows;
@@ -401,19 +408,10 @@ class Planner {
   }
 
   // Microseconds, with the paths that this device would be given.
-  double Forward(int64_t rows, int64_t n, int64_t k, const cuda::Device& device) const {
+  double TimeForward(int64_t rows, int64_t n, int64_t k, const cuda::Device& device) const {
     const Buffer scratch(cuda::SeparateScratchBytes(T::kDType, rows, n, device));
-    cuda::SeparateArgs args{};
-    args.dtype = T::kDType;
-    args.score = Score::kValue;
-    args.rows = rows;
-    args.n = n;
-    args.k.value = k;
-    args.separation.value = 1;
-    args.x = x_.get();
-    args.y = y_.get();
-    args.selected = static_cast<uint8_t*>(selected_.get());
-    args.scratch = scratch.get();
+    const Case c = {rows, n, k, T::kDType, 0, "normal"};
+    const cuda::SeparateArgs args = Forward(c, x_, y_, selected_, scratch);
     return Time(stream_, [&] { Check(cuda::Separate(args, device, stream_)); });
   }
 
@@ -432,7 +430,7 @@ void PrintLengths(const cuda::Device& device, double copy_bytes_a_microsecond, c
                           96,   128,  129,  192,  256,   257,   384,   512,   513,   768,   1000,   1024,   1025,
                           1536, 2048, 4096, 8192, 16384, 24576, 28672, 32768, 49152, 65536, 131072, 1048576}) {
     const int64_t rows = planner.kSize / n;
-    const double time = planner.Forward(rows, n, (n + 31) / 32, device);
+    const double time = planner.TimeForward(rows, n, (n + 31) / 32, device);
     const double floor =
         (2.0 * rows * n * sizeof(typename T::Bits) + rows * BitmaskBytes(n)) / copy_bytes_a_microsecond;
     std::printf("%8lld %9.1f  %4.2f\n", static_cast<long long>(n), time, floor / time);
@@ -454,8 +452,8 @@ void PrintSharing(const cuda::Device& device, cudaStream_t stream) {
     if (n * static_cast<int64_t>(sizeof(typename T::Bits)) > device.shared_bytes - 16384) continue;
     std::printf("%8lld", static_cast<long long>(n));
     for (const int64_t rows : row_counts) {
-      std::printf("  %4.1f/%5.1f", planner.Forward(rows, n, (n + 31) / 32, alone),
-                  planner.Forward(rows, n, (n + 31) / 32, shared));
+      std::printf("  %4.1f/%5.1f", planner.TimeForward(rows, n, (n + 31) / 32, alone),
+                  planner.TimeForward(rows, n, (n + 31) / 32, shared));
     }
     std::printf("\n");
     std::fflush(stdout);

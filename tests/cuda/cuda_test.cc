@@ -253,8 +253,9 @@ void TestPaths(const char* dtype) {
   for (int64_t n = 1; n <= 32; ++n) short_lengths.push_back(n);
   CheckPath<T>(dtype, Path::kThread, card, short_lengths, {1, 5, 127, 128, 129, 300}, 3, rng);
   CheckPath<T>(dtype, Path::kThread, kSmallest, short_lengths, {127, 128, 129, 300}, 1, rng);
-  std::vector<int64_t> warp_lengths = {33,  34,  47,  63,  64,  65,  100, 127, 128,  129,  130, 200,
-                                       255, 256, 257, 500, 511, 512, 513, 999, 1000, 1023, 1024};
+  std::vector<int64_t> warp_lengths = {33,  34,  47,  48,  49,  63,  64,  65,  96,   97,   100,
+                                       127, 128, 129, 130, 192, 193, 200, 255, 256,  257,  384,
+                                       385, 500, 511, 512, 513, 768, 769, 999, 1000, 1023, 1024};
   std::vector<int64_t> block_lengths = {1025, 1026, 1031, 1500, 2047, 2048, 2049, 3000, 4095, 4097, 5000};
   while (warp_lengths.back() > cuda::LongestWarpRow(T::kDType)) {
     block_lengths.push_back(warp_lengths.back());
