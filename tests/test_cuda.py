@@ -211,10 +211,11 @@ def test_every_launch_fits_a_multiprocessor(compiled):
 
 
 @needs_nvcc
-def test_the_stand_alone_benchmark_compiles_and_tells_whether_there_is_a_card(compiled):
+@pytest.mark.parametrize("name", ["cuda_benchmark", "cuda_limits"])
+def test_what_a_card_is_timed_with_compiles_and_tells_whether_there_is_one(compiled, name):
     folder, _, _ = compiled
-    program = folder / "cuda_benchmark"
-    source = ROOT / "cc/benchmark/cuda_benchmark.cu"
+    program = folder / name
+    source = ROOT / f"cc/benchmark/{name}.cu"
     options = ["-std=c++17", "-O3", f"-arch=sm_{ARCHITECTURE}", f"-I{ROOT / 'cc'}"]
     subprocess.run(
         [cuda_evidence.find_nvcc(), *options, "-o", program, source, folder / "separate_cuda.o"], check=True

@@ -3,7 +3,6 @@
 //   nvcc -std=c++17 -O3 -arch=native -Icc -o cuda_benchmark cc/benchmark/cuda_benchmark.cu
 //   cc/core/cuda/separate_cuda.cu
 //   ./cuda_benchmark            all cases; --quick takes those of the README's table alone
-//   ./cuda_benchmark --plan     what the limits in core/cuda/plan.h come from; nothing is checked
 //   ./cuda_benchmark --once     every kernel of the README's cases once, for a profiler; nothing is checked or timed
 //
 // Every case is checked against a stable selection on the host, bit for bit, before it is timed. Times are medians of
@@ -28,6 +27,7 @@
 #include <utility>
 #include <vector>
 
+#include "benchmark/cuda_timing.h"
 #include "core/cuda/separate_cuda.h"
 #include "core/dtypes.h"
 #include "core/separate.h"
@@ -42,64 +42,7 @@
 namespace separationfactor {
 namespace {
 
-constexpr int kWrong = 1, kCudaFailed = 2, kNoDevice = 77;
-
-void Check(cudaError_t error, const char* what) {
-  if (error == cudaSuccess) return;
-  std::fprintf(stderr, "%s: %s\n", what, cudaGetErrorString(error));
-  std::exit(kCudaFailed);
-}
-
-void Check(const std::string& error) {
-  if (error.empty()) return;
-  std::fprintf(stderr, "%s\n", error.c_str());
-  std::exit(kCudaFailed);
-}
-
-// Device memory.
-class Buffer {
- public:
-  explicit Buffer(int64_t bytes) { Check(cudaMalloc(&data_, std::max<int64_t>(bytes, 16)), "cudaMalloc"); }
-  template <class T>
-  explicit Buffer(const std::vector<T>& host) : Buffer(static_cast<int64_t>(host.size() * sizeof(T))) {
-    Check(cudaMemcpy(data_, host.data(), host.size() * sizeof(T), cudaMemcpyHostToDevice), "copy to the device");
-  }
-  ~Buffer() { cudaFree(data_); }
-  Buffer(const Buffer&) = delete;
-  Buffer& operator=(const Buffer&) = delete;
-
-  void* get() const { return data_; }
-  template <class T>
-  std::vector<T> ToHost(int64_t size) const {
-    std::vector<T> host(size);
-    Check(cudaMemcpy(host.data(), data_, size * sizeof(T), cudaMemcpyDeviceToHost), "copy from the device");
-    return host;
-  }
-
- private:
-  void* data_ = nullptr;
-};
-
-struct Case {
-  int64_t rows, n, k;
-  DType dtype;
-  double suppression;
-  const char* distribution;
-};
-
-const char* NameOf(DType dtype) {
-  switch (dtype) {
-    case DType::kFloat32:
-      return "float32";
-    case DType::kFloat64:
-      return "float64";
-    case DType::kBFloat16:
-      return "bfloat16";
-    case DType::kFloat16:
-      return "float16";
-  }
-  return "";
-}
+constexpr int kWrong = 1;  // an exit status
 
 std::vector<Case> Cases(bool quick) {
   const auto f32 = DType::kFloat32;
@@ -120,25 +63,6 @@ std::vector<Case> Cases(bool quick) {
       cases.push_back({4194304 / n, n, (n + 31) / 32, f32, 0, distribution});
   }
   return cases;
-}
-
-template <class T>
-std::vector<typename T::Bits> Rows(const Case& c, uint32_t seed, const std::string& distribution) {
-  std::mt19937 generator(seed);
-  std::normal_distribution<double> normal;
-  std::vector<typename T::Bits> rows(c.rows * c.n);
-  const auto bits = [](double number) { return T::FromNumber(static_cast<typename T::Number>(number)); };
-  const double specials[] = {NAN, -NAN, INFINITY, -INFINITY, 0.0, -0.0, 1.0, -1.0, 1e-40, -1e-40, 65504.0};
-  for (int64_t i = 0; i < static_cast<int64_t>(rows.size()); ++i) {
-    double number = normal(generator);
-    if (distribution == "ascending") number = static_cast<double>(i % c.n) / static_cast<double>(c.n);
-    if (distribution == "all equal") number = 1;
-    if (distribution == "half zeros") number = std::max(number, 0.0);
-    if (distribution == "four values") number = static_cast<double>(generator() % 4);
-    if (distribution == "specials") number = specials[generator() % std::size(specials)];
-    rows[i] = bits(number);
-  }
-  return rows;
 }
 
 // ---- The oracle ------------------------------------------------------------------------------------------------
@@ -230,32 +154,6 @@ bool SumsAreRight(const std::vector<typename T::Bits>& sums, const std::vector<t
 
 // ---- Timing ----------------------------------------------------------------------------------------------------
 
-// The median microseconds of a call of `queue`, which queues work on the stream.
-template <class Queue>
-double Time(cudaStream_t stream, Queue queue) {
-  cudaEvent_t start, stop;
-  Check(cudaEventCreate(&start), "cudaEventCreate");
-  Check(cudaEventCreate(&stop), "cudaEventCreate");
-  const auto burst = [&](int calls) {
-    queue();  // pays for what the one before it left in the caches
-    Check(cudaEventRecord(start, stream), "cudaEventRecord");
-    for (int call = 0; call < calls; ++call) queue();
-    Check(cudaEventRecord(stop, stream), "cudaEventRecord");
-    Check(cudaEventSynchronize(stop), "the kernels");
-    float milliseconds;
-    Check(cudaEventElapsedTime(&milliseconds, start, stop), "cudaEventElapsedTime");
-    return 1e3 * milliseconds / calls;
-  };
-  burst(3);
-  const int calls = std::clamp(static_cast<int>(1e4 / burst(3)), 1, 1000);
-  std::vector<double> bursts(11);
-  for (double& microseconds : bursts) microseconds = burst(calls);
-  Check(cudaEventDestroy(start), "cudaEventDestroy");
-  Check(cudaEventDestroy(stop), "cudaEventDestroy");
-  std::nth_element(bursts.begin(), bursts.begin() + bursts.size() / 2, bursts.end());
-  return bursts[bursts.size() / 2];
-}
-
 #if HAS_CUB
 __global__ void KeepAboveThreshold(const float* x, const float* sorted, float* y, int64_t size, int64_t n, int64_t k,
                                    float suppression) {
@@ -288,29 +186,11 @@ double TimeCub(const Case& c, const Buffer& x, Buffer& y, cudaStream_t stream) {
 }
 #endif
 
-enum class What { kAll, kQuick, kPlan, kOnce };
+enum class What { kAll, kQuick, kOnce };
 
-// The forward by value, with a separation factor of one.
-cuda::SeparateArgs Forward(const Case& c, const Buffer& x, const Buffer& y, const Buffer& selected,
-                           const Buffer& scratch) {
-  cuda::SeparateArgs args{};
-  args.dtype = c.dtype;
-  args.score = Score::kValue;
-  args.rows = c.rows;
-  args.n = c.n;
-  args.k.value = c.k;
-  args.separation.value = 1;
-  args.suppression.value = c.suppression;
-  args.x = x.get();
-  args.y = y.get();
-  args.selected = static_cast<uint8_t*>(selected.get());
-  args.scratch = scratch.get();
-  return args;
-}
-
-// Checks and times a case; returns whether it is right.
+// Checks and times a case, `bandwidth` being a copy's bytes a microsecond; returns whether it is right.
 template <class T>
-bool Run(const Case& c, What what, const cuda::Device& device, double copy_bytes_a_microsecond, cudaStream_t stream) {
+bool Run(const Case& c, What what, const cuda::Device& device, double bandwidth, cudaStream_t stream) {
   using Bits = typename T::Bits;
   const int64_t size = c.rows * c.n, bytes = size * static_cast<int64_t>(sizeof(Bits));
   const int64_t bitmask_bytes = c.rows * BitmaskBytes(c.n);
@@ -374,7 +254,7 @@ bool Run(const Case& c, What what, const cuda::Device& device, double copy_bytes
                 bitmask_is_right ? "" : ", the bitmask", sums_are_right ? "" : ", the factors' gradients");
     return false;
   }
-  const double floor = (2 * bytes + bitmask_bytes) / copy_bytes_a_microsecond;
+  const double floor = (2 * bytes + bitmask_bytes) / bandwidth;
   const double copy = Time(
       stream, [&] { Check(cudaMemcpyAsync(y.get(), x.get(), bytes, cudaMemcpyDeviceToDevice, stream), "the copy"); });
   const double forward_time = Time(stream, run_forward), gradient_time = Time(stream, run_gradient);
@@ -388,123 +268,20 @@ bool Run(const Case& c, What what, const cuda::Device& device, double copy_bytes
   return true;
 }
 
-// ---- What the plan is made of ------------------------------------------------------------------------------------
-
-// Times the forward on rows of any shape that the plan might take either way.
-template <class T>
-class Planner {
- public:
-  using Bits = typename T::Bits;
-  static constexpr int64_t kSize = int64_t{1} << 25;  // entries: more than any second-level cache holds
-
-  explicit Planner(cudaStream_t stream)
-      : stream_(stream), x_(kSize * sizeof(Bits)), y_(kSize * sizeof(Bits)), selected_(kSize) {
-    const Case c = {1024, 4096, 0, T::kDType, 0, "normal"};
-    const auto rows = Rows<T>(c, 1, c.distribution);
-    const int64_t bytes = static_cast<int64_t>(rows.size() * sizeof(Bits));
-    for (int64_t at = 0; at < kSize * static_cast<int64_t>(sizeof(Bits)); at += bytes) {
-      Check(cudaMemcpy(static_cast<char*>(x_.get()) + at, rows.data(), bytes, cudaMemcpyHostToDevice), "copy");
-    }
-  }
-
-  // Microseconds, with the paths that this device would be given.
-  double TimeForward(int64_t rows, int64_t n, int64_t k, const cuda::Device& device) const {
-    const Buffer scratch(cuda::SeparateScratchBytes(T::kDType, rows, n, device));
-    const Case c = {rows, n, k, T::kDType, 0, "normal"};
-    const cuda::SeparateArgs args = Forward(c, x_, y_, selected_, scratch);
-    return Time(stream_, [&] { Check(cuda::Separate(args, device, stream_)); });
-  }
-
- private:
-  cudaStream_t stream_;
-  Buffer x_, y_, selected_;
-};
-
-// The lengths about each limit, on as many rows as fill the card.
-template <class T>
-void PrintLengths(const cuda::Device& device, double copy_bytes_a_microsecond, cudaStream_t stream) {
-  const Planner<T> planner(stream);
-  std::printf("%s, %lld entries in all: the length, microseconds, and the fraction of the copy bandwidth\n",
-              NameOf(T::kDType), static_cast<long long>(planner.kSize));
-  for (const int64_t n : {2,    4,    8,    10,   16,    17,    24,    31,    32,    33,    48,     64,     65,
-                          96,   128,  129,  192,  256,   257,   384,   512,   513,   768,   1000,   1024,   1025,
-                          1536, 2048, 4096, 8192, 16384, 24576, 28672, 32768, 49152, 65536, 131072, 1048576}) {
-    const int64_t rows = planner.kSize / n;
-    const double time = planner.TimeForward(rows, n, (n + 31) / 32, device);
-    const double floor =
-        (2.0 * rows * n * sizeof(typename T::Bits) + rows * BitmaskBytes(n)) / copy_bytes_a_microsecond;
-    std::printf("%8lld %9.1f  %4.2f\n", static_cast<long long>(n), time, floor / time);
-  }
-}
-
-// A block a row against several.
-template <class T>
-void PrintSharing(const cuda::Device& device, cudaStream_t stream) {
-  const Planner<T> planner(stream);
-  const cuda::Device alone = {1, device.shared_bytes, device.max_blocks};      // as if few rows filled it
-  const cuda::Device shared = {device.multiprocessors, 0, device.max_blocks};  // as if no row fitted a block
-  const std::vector<int64_t> row_counts = {1, 4, 16, 66, 100, 132, 264};
-  std::printf("%s: microseconds of a block a row / of several, by length and number of rows\n", NameOf(T::kDType));
-  std::printf("%8s", "");
-  for (const int64_t rows : row_counts) std::printf(" %11lld", static_cast<long long>(rows));
-  std::printf("\n");
-  for (const int64_t n : {2048, 4096, 8192, 16384, 24576, 32768, 49152}) {
-    if (n * static_cast<int64_t>(sizeof(typename T::Bits)) > device.shared_bytes - 16384) continue;
-    std::printf("%8lld", static_cast<long long>(n));
-    for (const int64_t rows : row_counts) {
-      std::printf("  %4.1f/%5.1f", planner.TimeForward(rows, n, (n + 31) / 32, alone),
-                  planner.TimeForward(rows, n, (n + 31) / 32, shared));
-    }
-    std::printf("\n");
-    std::fflush(stdout);
-  }
-}
-
 int Main(What what) {
-  int devices = 0;
-  const cudaError_t error = cudaGetDeviceCount(&devices);
-  if (error != cudaSuccess || devices == 0) {
-    std::fprintf(stderr, "no CUDA device: %s\n", error == cudaSuccess ? "none is visible" : cudaGetErrorString(error));
-    return kNoDevice;
-  }
-  cudaDeviceProp properties;
-  Check(cudaGetDeviceProperties(&properties, 0), "cudaGetDeviceProperties");
-  Check(cudaSetDevice(0), "cudaSetDevice");
-  cuda::Device device;
-  Check(cuda::GetDevice(0, &device), "the device's attributes");
-  cudaStream_t stream;
-  Check(cudaStreamCreate(&stream), "cudaStreamCreate");
-
-  double copy_bytes_a_microsecond = 1;
+  const Card card = OpenCard();
+  double bandwidth = 0;
   if (what != What::kOnce) {
-    constexpr int64_t kBytes = int64_t{1} << 30;
-    const Buffer from(kBytes), to(kBytes);
-    copy_bytes_a_microsecond =
-        2.0 * kBytes / Time(stream, [&] {
-          Check(cudaMemcpyAsync(to.get(), from.get(), kBytes, cudaMemcpyDeviceToDevice, stream), "the copy");
-        });
+    bandwidth = PrintCopyBandwidth(card);
+    std::printf("microseconds, and the fraction of the copy bandwidth that the floor's bytes make of them\n");
+    std::printf("%18s %6s  %-8s %-11s %9s %9s  %5s %9s  %5s %9s %9s\n", "rows x n", "k", "dtype", "rows hold", "copy",
+                "forward", "", "gradient", "", "factors", HAS_CUB ? "CUB sort" : "");
   }
-  std::printf("%s, sm_%d%d, %d multiprocessors, %d KB of L2; a copy reads and writes %.0f GB/s\n", properties.name,
-              properties.major, properties.minor, device.multiprocessors, properties.l2CacheSize / 1024,
-              copy_bytes_a_microsecond / 1e3);
-  if (what == What::kPlan) {
-    PrintLengths<Float32>(device, copy_bytes_a_microsecond, stream);
-    PrintLengths<Float64>(device, copy_bytes_a_microsecond, stream);
-    PrintLengths<BFloat16>(device, copy_bytes_a_microsecond, stream);
-    PrintSharing<Float32>(device, stream);
-    PrintSharing<BFloat16>(device, stream);
-    return 0;
-  }
-  std::printf("microseconds, and the fraction of the copy bandwidth that the floor's bytes make of them\n");
-  std::printf("%18s %6s  %-8s %-11s %9s %9s  %5s %9s  %5s %9s %9s\n", "rows x n", "k", "dtype", "rows hold", "copy",
-              "forward", "", "gradient", "", "factors", HAS_CUB ? "CUB sort" : "");
   bool all_right = true;
   for (const Case& c : Cases(what != What::kAll)) {
-    WithDType(c.dtype, [&](auto traits) {
-      all_right &= Run<decltype(traits)>(c, what, device, copy_bytes_a_microsecond, stream);
-    });
+    WithDType(c.dtype,
+              [&](auto traits) { all_right &= Run<decltype(traits)>(c, what, card.device, bandwidth, card.stream); });
   }
-  Check(cudaStreamDestroy(stream), "cudaStreamDestroy");
   if (what == What::kOnce) return 0;
   std::printf(all_right ? "all results are right, bit for bit\n" : "SOME RESULTS ARE WRONG\n");
   return all_right ? 0 : kWrong;
@@ -515,11 +292,10 @@ int Main(What what) {
 
 int main(int argc, char** argv) {
   using separationfactor::What;
-  const std::map<std::string, What> options = {
-      {"", What::kAll}, {"--quick", What::kQuick}, {"--plan", What::kPlan}, {"--once", What::kOnce}};
+  const std::map<std::string, What> options = {{"", What::kAll}, {"--quick", What::kQuick}, {"--once", What::kOnce}};
   const auto option = options.find(argc > 1 ? argv[1] : "");
   if (argc > 2 || option == options.end()) {
-    std::fprintf(stderr, "usage: %s [--quick | --plan | --once]\n", argv[0]);
+    std::fprintf(stderr, "usage: %s [--quick | --once]\n", argv[0]);
     return separationfactor::kCudaFailed;
   }
   return separationfactor::Main(option->second);

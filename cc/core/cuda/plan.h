@@ -53,7 +53,7 @@ constexpr int64_t BlockPathSharedBytes(DType dtype, int64_t n) {
 }
 
 // Of the shape, the dtype and the device alone, as k may be where the host cannot see it. The limits are what
-// `cuda_benchmark --plan` found on an H200; docs/cuda.md has its figures.
+// `cuda_limits` found on an H200; docs/cuda.md has its figures.
 inline Path ChoosePath(DType dtype, int64_t rows, int64_t n, const Device& device) {
   if (n <= kLongestThreadRow) return Path::kThread;
   if (n <= LongestWarpRow(dtype)) return Path::kWarp;
