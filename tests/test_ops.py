@@ -76,7 +76,7 @@ def test_the_gradient_by_x_has_the_oracles_bits(dtype, case):
 @given(case=cases(), in_function=st.booleans())
 def test_the_gradients_by_the_factors_have_the_oracles_bits(dtype, case, in_function):
     x = rows_of(case, dtype)
-    # A sum that meets a denormal depends on whether it is flushed, so there are none, nor what makes one of d_y.
+    # A sum that meets a denormal depends on whether it is flushed, so none is there, and no product is one.
     is_tiny = oracle.is_denormal(x) | ((x != 0) & (np.abs(x.astype(np.float64)) < 1e-300))
     x = np.where(is_tiny, np.ones_like(x), x)
     d_y = np.random.default_rng(case["seed"]).standard_normal(x.shape).astype(x.dtype)
