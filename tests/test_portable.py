@@ -376,18 +376,27 @@ def tflite_interpreter(path):
     return interpreter.Interpreter(model_path=str(path))
 
 
+def tflite_outputs(model, rows, folder):
+    """Returns what a model of built-in ops alone gives when it is exported, converted and run."""
+    model.export(folder, verbose=False)
+    converter = tf.lite.TFLiteConverter.from_saved_model(str(folder))
+    converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
+    (folder / "model.tflite").write_bytes(converter.convert())
+    runner = tflite_interpreter(folder / "model.tflite").get_signature_runner()
+    (name,) = runner.get_input_details()
+    outputs = runner(**{name: rows})
+    return [outputs[name] for name in sorted(outputs)]
+
+
 @pytest.mark.filterwarnings("ignore:.*tf.lite.Interpreter is deprecated")
 def test_tflite_of_built_in_ops_gives_the_same(tmp_path):
+    rows = ROWS
+    inputs = keras.Input((9,))
+    product = keras.Model(inputs, keras.layers.Rescaling(0.25)(inputs))
+    if not np.isinf(tflite_outputs(product, rows[-2:], tmp_path / "product")).any():
+        rows = ROWS[:-2]  # TensorFlow's own products end at the greatest finite number before 2.19
     model = all_layers(NATIVE)
-    expected = model(ROWS)
-    sf.portable(model).export(tmp_path / "portable", verbose=False)
-    converter = tf.lite.TFLiteConverter.from_saved_model(str(tmp_path / "portable"))
-    converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
-    (tmp_path / "model.tflite").write_bytes(converter.convert())
-    runner = tflite_interpreter(tmp_path / "model.tflite").get_signature_runner()
-    (name,) = runner.get_input_details()
-    outputs = runner(**{name: ROWS})
-    assert_same([outputs[name] for name in sorted(outputs)], expected)
+    assert_same(tflite_outputs(sf.portable(model), rows, tmp_path / "portable"), model(rows))
 
 
 def test_onnx_gives_the_same(tmp_path):
