@@ -142,10 +142,13 @@ def _from_keras(name: str) -> dict[str, np.ndarray]:
 
 def _npz(path: str) -> dict[str, np.ndarray]:
     try:
-        with np.load(path, allow_pickle=False) as file:
+        file = np.load(path, allow_pickle=False)
+        if not isinstance(file, np.lib.npyio.NpzFile):
+            raise ValueError("it holds one array, without a name")
+        with file:
             found = list(file.files)
             arrays = {key: file[key] for key in (*_IDX_FILES, *_FACTORS) if key in found}
-    except (OSError, EOFError, TypeError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+    except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
         raise DatasetError(f"{path}: expected {_NPZ}. It cannot be read as one: {error}") from error
     missing = [key for key in _IDX_FILES if key not in arrays]
     if missing:

@@ -99,7 +99,8 @@ def _draw_bound(results: Results) -> Figure:
             )
         axes.set_xticks(range(len(names)), names, fontsize=8)
         axes.set_title(title, fontsize=10)
-        axes.legend(fontsize=7)
+        axes.margins(y=0.2)  # room for the legend
+        axes.legend(fontsize=7, loc="upper center", ncols=len(columns))
     return figure
 
 
