@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 import oracle
 import separationfactor as sf
 from conftest import needs_native
-from separationfactor import native
+from separationfactor import native, plain
 
 IMPLEMENTATIONS = ["native", "tf"] if native.ops is not None else ["tf"]
 FACTORS = [(1.0, 0.0), (10.0, 0.25), (0.0, 1.0), (-2.0, 0.0), (-0.75, -0.0), (3.0, 3.0), (0.0, 0.0)]
@@ -156,6 +156,19 @@ def test_plain_under_xla(dtype, as_tensor):
                 distribution=distribution,
                 k=k,
             )
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_plain_counts_alike_beside_a_gpu(monkeypatch, jit_compile):
+    """There it counts in int64."""
+    monkeypatch.setattr(plain, "_is_beside_a_gpu", lambda: True)
+    rng = np.random.default_rng(3)
+    for distribution, rows in oracle.DISTRIBUTIONS.items():
+        x = rows(rng, (4, 37), oracle.DTYPES["float32"])
+        for k in (1,) if jit_compile else (0, 1, 9, 37):
+            f = tf.function(lambda x, k=k: sf.separate(x, k, implementation="tf"), jit_compile=jit_compile)
+            flushed = oracle.is_denormal(x)
+            oracle.assert_same(f(x), oracle.separate(x, k), flushed=flushed, distribution=distribution, k=k)
 
 
 @pytest.mark.parametrize("k", [1, 1000])

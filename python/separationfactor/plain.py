@@ -141,9 +141,16 @@ def _any(entries: tf.Tensor) -> tf.Tensor | np.bool_:
     return entries.numpy().any() if _is_in_host_memory(entries) else tf.reduce_any(entries)
 
 
+def _is_beside_a_gpu() -> bool:
+    return bool(tf.config.get_visible_devices("GPU"))
+
+
 def _count(entries: tf.Tensor) -> tf.Tensor:
     """Returns how many entries of each row of a bool tensor are true, as a column."""
-    return tf.raw_ops.Sum(input=tf.raw_ops.Cast(x=entries, DstT=tf.int32), axis=-1, keep_dims=True)
+    # Beside a GPU TensorFlow sums int32 in the host's memory: there and back for every entry.
+    dtype = tf.int64 if _is_beside_a_gpu() else tf.int32
+    count = tf.raw_ops.Sum(input=tf.raw_ops.Cast(x=entries, DstT=dtype), axis=-1, keep_dims=True)
+    return tf.cast(count, tf.int32)
 
 
 def _all_rows_have(count: tf.Tensor | int, entries: tf.Tensor) -> tf.Tensor | np.bool_:
