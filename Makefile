@@ -5,6 +5,7 @@
 #   EXTRAS       what else is installed; onnx is not for the older versions, whose ml_dtypes it replaces
 #   VENV         where the environment is made
 #   WORKERS      how many processes compile and test
+#   OLDEST       the version of TensorFlow that `make test-oldest` is for
 
 PYTHON ?= python3
 TENSORFLOW ?= 2.21

@@ -19,10 +19,8 @@
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
-#include <cstdlib>
 #include <map>
 #include <numeric>
-#include <random>
 #include <string>
 #include <utility>
 #include <vector>

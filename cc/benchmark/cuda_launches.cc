@@ -19,6 +19,7 @@
 #include <vector>
 
 #include "core/cuda/separate_cuda.h"
+#include "core/dtypes.h"
 
 namespace {
 
@@ -93,16 +94,12 @@ void QueueAll() {
   };
   constexpr Shape kShapes[] = {{65536, 10},  {65536, 32},   {4096, 64},  {4096, 256},  {1024, 1000}, {1024, 4000},
                                {256, 16384}, {4096, 24576}, {64, 32768}, {64, 131072}, {8, 1000000}, {1, 16777216}};
-  constexpr std::pair<DType, const char*> kDTypes[] = {{DType::kFloat32, "float32"},
-                                                       {DType::kFloat64, "float64"},
-                                                       {DType::kBFloat16, "bfloat16"},
-                                                       {DType::kFloat16, "float16"}};
   // Nothing is read or written: the kernels do not run.
   alignas(16) static char memory[16];
-  for (const auto& [dtype, dtype_name] : kDTypes) {
+  for (const DType dtype : {DType::kFloat32, DType::kFloat64, DType::kBFloat16, DType::kFloat16}) {
     for (const auto& [rows, n] : kShapes) {
-      const auto begin = [&, &dtype_name = dtype_name, rows = rows, n = n](const char* op) {
-        shape = std::string("{\"op\": \"") + op + "\", \"dtype\": \"" + dtype_name +
+      const auto begin = [&, rows = rows, n = n](const char* op) {
+        shape = std::string("{\"op\": \"") + op + "\", \"dtype\": \"" + NameOf(dtype) +
                 "\", \"rows\": " + std::to_string(rows) + ", \"n\": " + std::to_string(n);
       };
       begin("Separate");

@@ -67,20 +67,6 @@ struct Case {
   const char* distribution;
 };
 
-inline const char* NameOf(DType dtype) {
-  switch (dtype) {
-    case DType::kFloat32:
-      return "float32";
-    case DType::kFloat64:
-      return "float64";
-    case DType::kBFloat16:
-      return "bfloat16";
-    case DType::kFloat16:
-      return "float16";
-  }
-  return "";
-}
-
 // The entries of a case's rows; the same for the same seed.
 template <class T>
 std::vector<typename T::Bits> Rows(const Case& c, uint32_t seed, const std::string& distribution) {

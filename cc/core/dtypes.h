@@ -20,8 +20,22 @@ SEPARATIONFACTOR_HOST_DEVICE inline To BitCast(From from) {
   return to;
 }
 
+inline const char* NameOf(DType dtype) {
+  switch (dtype) {
+    case DType::kFloat32:
+      return "float32";
+    case DType::kFloat64:
+      return "float64";
+    case DType::kBFloat16:
+      return "bfloat16";
+    case DType::kFloat16:
+      return "float16";
+  }
+  return "";
+}
+
 // Each traits class has
-//   kDType              its name
+//   kDType              its type
 //   Bits                the unsigned integer of the element's size; elements are handled as their bits
 //   Number              the type products are computed in
 //   kExponent           the exponent's bits

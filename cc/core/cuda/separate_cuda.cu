@@ -21,20 +21,6 @@ namespace separationfactor {
 namespace cuda {
 namespace {
 
-const char* NameOf(DType dtype) {
-  switch (dtype) {
-    case DType::kFloat32:
-      return "float32";
-    case DType::kFloat64:
-      return "float64";
-    case DType::kBFloat16:
-      return "bfloat16";
-    case DType::kFloat16:
-      return "float16";
-  }
-  return "";
-}
-
 // What a launch, or another call, came to: nothing, or the reason in words.
 std::string Message(cudaError_t error, const char* kernel, DType dtype, int64_t rows, int64_t n) {
   if (error == cudaSuccess) return "";
