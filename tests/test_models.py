@@ -2,6 +2,7 @@
 
 import doctest
 import json
+import math
 
 import keras
 import numpy as np
@@ -353,6 +354,67 @@ def test_a_seed_repeats_samples(trained):
     np.testing.assert_array_equal(trained.generate(labels, seed=3), trained.generate(labels, seed=3))
     assert not np.array_equal(trained.generate(labels, seed=3), trained.generate(labels, seed=4))
     assert not np.array_equal(trained.generate(labels), trained.generate(labels))
+
+
+@keras.saving.register_keras_serializable(package="tests")
+class WithNetworksOfItsOwn(ConditionalVAE):
+    """Linear networks; what the flow or the PixelCNN is given has sizes that the model's own do not have."""
+
+    def make_classifier(self):
+        images = keras.Input(self.image_shape)
+        flat = keras.layers.Flatten()(images)
+        return keras.Model(images, keras.layers.Dense(self.num_classes)(flat))
+
+    def make_encoder(self):
+        images, class_vector = keras.Input(self.image_shape), keras.Input((self.num_classes,))
+        features = keras.layers.Concatenate()([keras.layers.Flatten()(images), class_vector])
+        outputs = [keras.layers.Dense(self.latent_dim)(features) for _ in range(2)]
+        return keras.Model(
+            [images, class_vector], [*outputs, features] if self.posterior == "iaf" else outputs
+        )
+
+    def make_decoder(self):
+        latent = keras.Input((self.latent_dim,))
+        height, width, channels = self.image_shape
+        shape = (height, width, channels if self.decoder_type == "convolutional" else 5)
+        pixels = keras.layers.Dense(math.prod(shape))(latent)
+        return keras.Model(latent, keras.layers.Reshape(shape)(pixels))
+
+
+@pytest.mark.parametrize("options", ["label", "flow", "pixels"])
+def test_a_subclass_may_have_networks_of_its_own(options, tmp_path):
+    model = WithNetworksOfItsOwn(SHAPE, 3, seed=1, **OPTIONS[options])
+    model.compile(keras.optimizers.Adam(1e-2))
+    losses = fit(model, epochs=3).history["loss"]
+    assert losses[-1] < losses[0]
+    images, labels = data()
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    assert type(loaded) is WithNetworksOfItsOwn
+    np.testing.assert_array_equal(
+        loaded.swap(images, labels[::-1], labels), model.swap(images, labels[::-1], labels)
+    )
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "inputs", "outputs", "message"),
+    [
+        ("make_classifier", "label", [SHAPE], [(2,)], r"shapes \[\(3,\)\].*Received: \[\(2,\)\]"),
+        ("make_encoder", "label", [SHAPE, (3,)], [(3,), (1,)], r"Received: \[\(3,\), \(1,\)\]"),
+        ("make_encoder", "flow", [SHAPE, (3,)], [(3,), (3,)], r"shapes .*\(None,\).*Received: .*\(3,\)\]"),
+        ("make_decoder", "label", [(3,)], [(8, 8, 3)], r"\[\(8, 8, 1\)\].*Received: \[\(8, 8, 3\)\]"),
+        ("make_decoder", "pixels", [(3,)], [(8, 7, 5)], r"\(8, 8, None\).*Received: \[\(8, 7, 5\)\]"),
+    ],
+)
+def test_networks_that_do_not_fit(method, options, inputs, outputs, message):
+    def network(_):
+        tensors = [keras.Input(shape) for shape in inputs]
+        flat = keras.layers.Flatten()(tensors[0])
+        ends = [keras.layers.Reshape(shape)(keras.layers.Dense(math.prod(shape))(flat)) for shape in outputs]
+        return keras.Model(tensors, ends)
+
+    with pytest.raises(ValueError, match=f"`{method}`.*{message}"):
+        type("Wrong", (ConditionalVAE,), {method: network})(SHAPE, 3, **OPTIONS[options])
 
 
 @pytest.mark.parametrize("shape", [(8, 8, 1), (7, 5, 1), (28, 28, 1), (10, 12, 3)])

@@ -16,6 +16,10 @@ from separationfactor.models.pixel_cnn import PixelCNN
 _PIXEL_FEATURES = 32
 
 
+def _fits(shape, expected):
+    return tf.TensorShape(shape).is_compatible_with(expected)
+
+
 @keras.saving.register_keras_serializable(package="separationfactor")
 class ConditionalVAE(Seeded, ImageModel):
     """A conditional VAE: the class vector passes a separation layer and is added to the latent.
@@ -147,17 +151,35 @@ class ConditionalVAE(Seeded, ImageModel):
             dtype=self.dtype_policy,
         )
         self.separation.build((None, self.num_classes))
-        self.classifier = self._make_classifier()
-        self.encoder = self._make_encoder()
-        self.decoder = self._make_decoder()
-        self.flow = self._make_flow() if self.posterior == "iaf" else None
-        self.pixel_cnn = self._make_pixel_cnn() if self.decoder_type == "pixelcnn" else None
+        with_flow, with_pixel_cnn = self.posterior == "iaf", self.decoder_type == "pixelcnn"
+        z, pixels = (self.latent_dim,), self.image_shape
+        self.classifier = self._checked("make_classifier", [(self.num_classes,)])
+        self.encoder = self._checked("make_encoder", [z, z, (None,)] if with_flow else [z, z])
+        self.decoder = self._checked("make_decoder", [(*pixels[:2], None) if with_pixel_cnn else pixels])
+        self.flow = self._make_flow() if with_flow else None
+        self.pixel_cnn = self._make_pixel_cnn() if with_pixel_cnn else None
 
         self.build((None, *self.image_shape))
 
-    # The networks. The two smaller sides of an image are halved twice on the way to the latent.
+    # The networks. Height and width of an image are halved twice on the way to the latent.
 
-    def _make_classifier(self):
+    def _checked(self, method, shapes):
+        """Returns the network that `method`, perhaps a subclass's, makes, if its outputs have the shapes."""
+        network = getattr(self, method)()
+        found = [tuple(output.shape[1:]) for output in network.outputs]
+        if len(found) != len(shapes) or not all(map(_fits, found, shapes)):
+            raise ValueError(
+                f"`{method}` must return a network whose outputs have, but for the batch, "
+                f"the shapes {shapes}. Received: {found}"
+            )
+        return network
+
+    def make_classifier(self):
+        """Returns the network of q(y | x), which a subclass may replace.
+
+        Returns:
+            A `keras.Model` from images to float32 logits of shape `(batch, num_classes)`.
+        """
         images = keras.Input(self.image_shape)
         features = images
         # Statistics are the global batch's. In one replica Keras computes them in a way that rounds less.
@@ -172,7 +194,14 @@ class ConditionalVAE(Seeded, ImageModel):
         logits = keras.layers.Dense(self.num_classes, dtype="float32")(features)
         return keras.Model(images, logits, name="classifier")
 
-    def _make_encoder(self):
+    def make_encoder(self):
+        """Returns the network of q(z | x, y), which a subclass may replace.
+
+        Returns:
+            A `keras.Model` from images and class vectors of shape `(batch, num_classes)` to the mean and the
+            log-variance of z, float32 and of shape `(batch, latent_dim)`; with `posterior="iaf"` also to a
+            vector of any size, the context of the flow.
+        """
         images = keras.Input(self.image_shape)
         class_vector = keras.Input((self.num_classes,))
         features = images
@@ -193,7 +222,14 @@ class ConditionalVAE(Seeded, ImageModel):
         flow.build((None, self.latent_dim), self.encoder.output_shape[-1])
         return flow
 
-    def _make_decoder(self):
+    def make_decoder(self):
+        """Returns the network of p(x | z, y), which a subclass may replace.
+
+        Returns:
+            A `keras.Model` from z + S(y), or from z and S(y) side by side with `combine="concat"`, to float32
+            logits of shape `(batch, *image_shape)`; with `decoder="pixelcnn"` to features of each pixel, of
+            shape `(batch, height, width, features)`.
+        """
         height, width, channels = self.image_shape
         small = (math.ceil(height / 4), math.ceil(width / 4), 64)
         size = self.latent_dim + (self.num_classes if self.combine == "concat" else 0)
@@ -542,15 +578,6 @@ class ConditionalVAE(Seeded, ImageModel):
         codes = start[:, tf.newaxis] * (1 - fraction) + end[:, tf.newaxis] * fraction
         images = self._decode(tf.repeat(z, steps, axis=0), tf.reshape(codes, (-1, self.num_classes)))
         return tf.reshape(images, (batch, steps, *self.image_shape))
-
-    # Keras saves the weights of a model's layers. That a continued training draws the samples it would have
-    # drawn takes the state of the seed generator as well.
-
-    def save_own_variables(self, store):
-        store["seed_generator"] = self.seed_generator.state.numpy()
-
-    def load_own_variables(self, store):
-        self.seed_generator.state.assign(store["seed_generator"])
 
     def get_config(self):
         layer = self.separation.get_config()

@@ -33,13 +33,13 @@ class DenseConditionalVAE(ConditionalVAE):
 
     units = 400
 
-    def _make_classifier(self):
+    def make_classifier(self):
         images = keras.Input(self.image_shape)
         features = keras.layers.Dense(self.units, activation="relu")(keras.layers.Flatten()(images))
         logits = keras.layers.Dense(self.num_classes, dtype="float32")(features)
         return keras.Model(images, logits, name="classifier")
 
-    def _make_encoder(self):
+    def make_encoder(self):
         images = keras.Input(self.image_shape)
         class_vector = keras.Input((self.num_classes,))
         features = keras.layers.Concatenate()([keras.layers.Flatten()(images), class_vector])
@@ -48,7 +48,7 @@ class DenseConditionalVAE(ConditionalVAE):
         log_variance = keras.layers.Dense(self.latent_dim, name="log_variance", dtype="float32")(features)
         return keras.Model([images, class_vector], [mean, log_variance], name="encoder")
 
-    def _make_decoder(self):
+    def make_decoder(self):
         latent = keras.Input((self.latent_dim + (self.num_classes if self.combine == "concat" else 0),))
         features = keras.layers.Dense(self.units, activation="relu")(latent)
         logits = keras.layers.Dense(math.prod(self.image_shape), dtype="float32")(features)
