@@ -31,15 +31,18 @@ def depends(function, inputs):
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("shape", [(6, 7), (12, 11), (1, 5), (5, 1)])
 def test_a_pixel_depends_on_those_before_it_alone(shape, channels):
-    pixel_cnn = make(channels, filters=16)
     rng = np.random.default_rng(0)
     features = tf.constant(rng.normal(size=(1, *shape, FEATURES)), tf.float32)
     images = rng.random((1, *shape, channels)).astype("float32")
 
-    def logits(images):
-        return pixel_cnn(images, tf.repeat(features, len(images), axis=0)).numpy()
+    def found_by(pixel_cnn):
+        def logits(images):
+            return pixel_cnn(images, tf.repeat(features, len(images), axis=0)).numpy()
 
-    found = depends(logits, images)
+        return depends(logits, images)
+
+    # In one network some dependencies are too weak to be found.
+    found = np.any([found_by(make(channels, filters=16)) for _ in range(4)], axis=0)
     row, column = np.divmod(np.arange(shape[0] * shape[1]), shape[1])
     up = row - row[:, None]  # [input, output]
     across = np.abs(column - column[:, None])

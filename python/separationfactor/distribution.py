@@ -178,7 +178,8 @@ def fit(
     Args:
         model: A compiled and built model, made in the strategy's scope. Its `train_step` takes gradients of
             a loss that sums up over the replicas to that of the global batch. Keras' own losses do where
-            the replicas' pieces are of one size.
+            the replicas' pieces are of one size. It must take an empty piece, which a batch of fewer rows
+            than replicas leaves: with oneDNN, TensorFlow's convolutions do not (`models.image_layers`).
         strategy: The strategy.
         batches: The global batches, each a tuple of arrays, in this order; the same on all workers.
         test_batches: Likewise, for validation after each epoch.

@@ -8,6 +8,7 @@ import tensorflow as tf
 from separationfactor import arguments
 from separationfactor.distribution import place_in_batch
 from separationfactor.layers import SeparationFactor
+from separationfactor.models.image_layers import Conv2D, Conv2DTranspose, MaxPooling2D
 from separationfactor.models.image_model import ImageModel, Seeded
 from separationfactor.models.inverse_autoregressive_flow import InverseAutoregressiveFlow
 from separationfactor.models.pixel_cnn import PixelCNN
@@ -185,10 +186,10 @@ class ConditionalVAE(Seeded, ImageModel):
         # Statistics are the global batch's. In one replica Keras computes them in a way that rounds less.
         replicated = tf.distribute.get_strategy().num_replicas_in_sync > 1
         for filters in (32, 64):
-            features = keras.layers.Conv2D(filters, 3, padding="same", use_bias=False)(features)
+            features = Conv2D(filters, 3, padding="same", use_bias=False)(features)
             features = keras.layers.BatchNormalization(momentum=0.9, synchronized=replicated)(features)
             features = keras.layers.ReLU()(features)
-            features = keras.layers.MaxPooling2D(padding="same")(features)
+            features = MaxPooling2D(padding="same")(features)
         features = keras.layers.Flatten()(features)
         features = keras.layers.Dense(128, activation="relu")(features)
         logits = keras.layers.Dense(self.num_classes, dtype="float32")(features)
@@ -206,7 +207,7 @@ class ConditionalVAE(Seeded, ImageModel):
         class_vector = keras.Input((self.num_classes,))
         features = images
         for filters in (32, 64):
-            features = keras.layers.Conv2D(filters, 3, strides=2, padding="same", activation="relu")(features)
+            features = Conv2D(filters, 3, strides=2, padding="same", activation="relu")(features)
         features = keras.layers.Flatten()(features)
         features = keras.layers.Concatenate()([features, class_vector])
         features = keras.layers.Dense(128, activation="relu")(features)
@@ -237,13 +238,11 @@ class ConditionalVAE(Seeded, ImageModel):
         features = keras.layers.Dense(math.prod(small), activation="relu")(latent)
         features = keras.layers.Reshape(small)(features)
         for filters in (64, 32):
-            features = keras.layers.Conv2DTranspose(filters, 3, strides=2, padding="same", activation="relu")(
-                features
-            )
+            features = Conv2DTranspose(filters, 3, strides=2, padding="same", activation="relu")(features)
         surplus = ((0, 4 * small[0] - height), (0, 4 * small[1] - width))
         features = keras.layers.Cropping2D(surplus)(features)
         outputs = channels if self.decoder_type == "convolutional" else _PIXEL_FEATURES
-        logits = keras.layers.Conv2D(outputs, 3, padding="same", dtype="float32")(features)
+        logits = Conv2D(outputs, 3, padding="same", dtype="float32")(features)
         return keras.Model(latent, logits, name="decoder")
 
     def _make_pixel_cnn(self):

@@ -5,9 +5,10 @@ import numpy as np
 import tensorflow as tf
 
 from separationfactor import arguments
+from separationfactor.models.image_layers import Conv2D
 
 
-class _CausalConvolution(keras.layers.Layer):
+class _CausalConvolution(Conv2D):
     """A convolution over the rows above and the pixels on the left.
 
     Its kernel has `reach + 1` rows, the last of which is the pixel's own, and `2 * reach + 1` columns.
@@ -21,18 +22,14 @@ class _CausalConvolution(keras.layers.Layer):
     """
 
     def __init__(self, filters, reach, sees_itself, **kwargs):
-        super().__init__(**kwargs)
-        self.filters, self.reach, self.sees_itself = filters, reach, sees_itself
+        size = (reach + 1, 2 * reach + 1)
+        super().__init__(filters, size, activation="relu", kernel_initializer="he_uniform", **kwargs)
+        self.reach = reach
+        self._mask = np.ones((*size, 1, 1), "float32")
+        self._mask[-1, reach + sees_itself :] = 0
 
-    def build(self, input_shape):
-        self._mask = np.ones((self.reach + 1, 2 * self.reach + 1, 1, 1), "float32")
-        self._mask[-1, self.reach + self.sees_itself :] = 0
-        shape = (self.reach + 1, 2 * self.reach + 1, input_shape[-1], self.filters)
-        self.kernel = self.add_weight(shape=shape, initializer="he_uniform", name="kernel")
-        self.bias = self.add_weight(shape=(self.filters,), initializer="zeros", name="bias")
-
-    def call(self, inputs):
-        return tf.nn.conv2d(inputs, self.kernel * self._mask, strides=1, padding="VALID") + self.bias
+    def convolution_op(self, inputs, kernel):
+        return super().convolution_op(inputs, kernel * self._mask)
 
 
 @keras.saving.register_keras_serializable(package="separationfactor")
@@ -92,7 +89,7 @@ class PixelCNN(keras.layers.Layer):
     def _logits(self, context, features):
         """Returns the logits of the pixels that have all of the context they see around them."""
         for layer in self.convolutions:
-            context = tf.nn.relu(layer(context))
+            context = layer(context)
         return self.logits(self.joint(tf.concat([context, features], axis=-1)))
 
     def call(self, images, features):
