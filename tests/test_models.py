@@ -441,6 +441,16 @@ def test_a_saved_model_goes_on_as_the_same(options, tmp_path):
     assert fit(loaded, epochs=2).history == fit(model, epochs=2).history
 
 
+@pytest.mark.parametrize("name", ["classifier", "encoder", "decoder"])
+def test_a_network_can_be_saved_by_itself(name, tmp_path):
+    network = getattr(make(compiled=False), name)
+    network.save(tmp_path / "network.keras")
+    loaded = keras.models.load_model(tmp_path / "network.keras")
+    inputs = [np.random.default_rng(0).random((2, *each.shape[1:]), "float32") for each in network.inputs]
+    for output, same in zip(tf.nest.flatten(network(inputs)), tf.nest.flatten(loaded(inputs)), strict=True):
+        np.testing.assert_array_equal(same, output)
+
+
 @pytest.mark.parametrize("options", OPTIONS)
 def test_config_round_trip(options):
     config = make(**OPTIONS[options], compiled=False, name="some").get_config()

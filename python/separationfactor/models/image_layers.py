@@ -8,6 +8,9 @@ gradient, and max-pooling's gradient ends the process (seen in 2.21). So replica
 import keras
 import tensorflow as tf
 
+# So that a network of a model can be saved by itself.
+_registered = keras.saving.register_keras_serializable(package="separationfactor")
+
 
 class _WithOneImageMore:
     def call(self, inputs):
@@ -18,13 +21,16 @@ class _WithOneImageMore:
         return super().call(tf.concat([inputs, one], axis=0))[:-1]
 
 
+@_registered
 class Conv2D(_WithOneImageMore, keras.layers.Conv2D):
     pass
 
 
+@_registered
 class Conv2DTranspose(_WithOneImageMore, keras.layers.Conv2DTranspose):
     pass
 
 
+@_registered
 class MaxPooling2D(_WithOneImageMore, keras.layers.MaxPooling2D):
     pass
