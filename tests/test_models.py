@@ -324,6 +324,22 @@ def test_generated_pixels_are_drawn_anew_for_each_image():
     assert not np.array_equal(images[0], images[1])
 
 
+def test_pixels_are_drawn_by_one_noise_or_by_each_images_own():
+    model = make(decoder="pixelcnn")
+    images = np.repeat(data(1)[0], 2, axis=0)
+    z, labels = np.zeros((2, model.latent_dim), "float32"), [1, 1]
+    for draw in (
+        lambda **seed: model.decode(z, labels, **seed),
+        lambda **seed: model.swap(images, labels, **seed),
+    ):
+        one, two = draw().numpy()
+        np.testing.assert_array_equal(one, two)
+        one, two = draw(seed=1).numpy()
+        assert not np.array_equal(one, two)
+        np.testing.assert_array_equal(draw(seed=1), [one, two])
+        assert not np.array_equal(draw(seed=2)[0], one)
+
+
 def test_a_traversal_keeps_the_class_and_moves_one_dimension(trained):
     values = (-2.0, 0.0, 2.0)
     images = trained.traverse([2, 0], values).numpy()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -80,7 +81,8 @@ def evaluate_model(
         judge: What `train_judge` returns.
         images: How many test images serve, at most, for what takes long: all but the ELBO and accuracies.
         samples: Of z, an image, for the importance-weighted bound.
-        seed: Of the images that serve, the prior's samples, and the halves and probes of the metrics.
+        seed: Of the images that serve, the prior's samples, a PixelCNN's noise, and the halves and probes of
+            the metrics.
         advance: Is called with the name of each part when it begins.
 
     Returns:
@@ -107,13 +109,14 @@ def evaluate_model(
 
     advance("classes redrawn and drawn")
     z = _batched(lambda x, y: model.encode(x, y)[0], x, y)
+    decode = functools.partial(model.decode, seed=seed)
     # Every image as every other class.
     others = (y[:, np.newaxis] + np.arange(1, model.num_classes)) % model.num_classes
-    swapped = _batched(model.decode, np.repeat(z, model.num_classes - 1, axis=0), others.ravel())
+    swapped = _batched(decode, np.repeat(z, model.num_classes - 1, axis=0), others.ravel())
     result["swap_accuracy"] = float(np.mean(_judged(judge, swapped) == others.ravel()))
     labels = np.arange(len(y)) % model.num_classes
     noise = np.random.default_rng(seed).normal(size=z.shape).astype(np.float32)
-    drawn = _batched(model.decode, noise, labels)
+    drawn = _batched(decode, noise, labels)
     result["prior_sample_accuracy"] = float(np.mean(_judged(judge, drawn) == labels))
 
     advance("what z tells of the class")

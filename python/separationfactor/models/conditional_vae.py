@@ -347,6 +347,15 @@ class ConditionalVAE(Seeded, ImageModel):
         _, means = self.pixel_cnn.draw(outputs, noise)
         return means
 
+    def _pixel_noise(self, images, seed):
+        """Returns noise by which a PixelCNN draws some images, for each image noise of its own."""
+        if self.pixel_cnn is None:
+            return None
+        shape = (images, *self.image_shape)
+        if seed is None:
+            return keras.random.uniform(shape, seed=self.seed_generator)
+        return tf.random.stateless_uniform(shape, seed=(seed, 1))  # `generate` draws z from (seed, 0)
+
     def _objective(self, images, labels, training):
         """Returns, for each example, the terms of the loss and whether the class was right."""
         images, labels = self._images(images), self._labels(labels)
@@ -459,21 +468,25 @@ class ConditionalVAE(Seeded, ImageModel):
         logits = self._image_logits(images, z, self.separation(class_vector), training=False)
         return -self._cross_entropy(images, logits) - log_ratio
 
-    def decode(self, z, labels):
+    def decode(self, z, labels, seed=None):
         """Returns the mean images of p(x | z, y).
 
         With `decoder="pixelcnn"` pixels are drawn one by one, and a pixel's mean is the one given the
-        pixels drawn before it. The noise that they are drawn by is the same at each call and for each
-        image, so that images differ by z and y alone; `generate` draws noise of its own for each image.
+        pixels drawn before it.
 
         Args:
             z: Float tensor of shape `(batch, latent_dim)`.
             labels: Integer tensor of shape `(batch,)`.
+            seed: Integer or `None`, for `decoder="pixelcnn"`. With an integer, pixels are drawn by noise
+                that each image has of its own, the same at each call. With `None`, all images have the
+                same noise, at each call, so that they differ by z and y alone.
 
         Returns:
             A tensor of shape `(batch, *image_shape)`, with values in [0, 1].
         """
-        return self._decode(tf.convert_to_tensor(z), self.separation(self._one_hot(labels)))
+        z = tf.convert_to_tensor(z)
+        noise = None if seed is None else self._pixel_noise(tf.shape(z)[0], seed)
+        return self._decode(z, self.separation(self._one_hot(labels)), noise)
 
     def reconstruct(self, images, labels=None):
         """Returns the images as the model sees them: encoded to the mean of z, and decoded.
@@ -505,16 +518,10 @@ class ConditionalVAE(Seeded, ImageModel):
         one_hot = self._one_hot(labels)
         shape = (tf.shape(one_hot)[0], self.latent_dim)
         z = keras.random.normal(shape, seed=self.seed_generator if seed is None else seed)
-        noise = None
-        if self.pixel_cnn is not None:
-            shape = (shape[0], *self.image_shape)
-            if seed is None:
-                noise = keras.random.uniform(shape, seed=self.seed_generator)
-            else:
-                noise = tf.random.stateless_uniform(shape, seed=(seed, 1))  # z has drawn from (seed, 0)
+        noise = self._pixel_noise(shape[0], seed)
         return self._decode(z, self.separation(one_hot), noise)
 
-    def swap(self, images, labels, source_labels=None):
+    def swap(self, images, labels, source_labels=None, seed=None):
         """Returns the images redrawn as other classes: z is kept and the class changed.
 
         Args:
@@ -522,12 +529,13 @@ class ConditionalVAE(Seeded, ImageModel):
             labels: Integer tensor of shape `(batch,)`, the classes to redraw them as.
             source_labels: Integer tensor of shape `(batch,)`, the images' own classes, with which
                 they are encoded. With `None`, the classifier's output.
+            seed: Integer or `None`, as for `decode`.
 
         Returns:
             A tensor of the images' shape.
         """
         mean, _ = self.encode(images, source_labels)
-        return self.decode(mean, labels)
+        return self.decode(mean, labels, seed)
 
     def traverse(self, labels, values=(-3.0, -1.5, 0.0, 1.5, 3.0), z=None):
         """Returns images along every latent dimension, one at a time, with the class kept.

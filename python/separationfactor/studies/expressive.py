@@ -50,7 +50,7 @@ def measure(trial: Trial) -> dict[str, float]:
 
     judge = evaluation.judge_of(trial.shared, dataset)
     others = (labels + 1 + np.arange(len(labels)) % (model.num_classes - 1)) % model.num_classes
-    swapped = model.swap(images, others, labels)
+    swapped = model.swap(images, others, labels, seed=trial.seed)
     drawn = model.generate(labels, seed=trial.seed)
     shown = _drawn(model, images, labels)
     np.save(trial.folder / "images.npy", shown.astype(np.float16))
