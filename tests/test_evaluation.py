@@ -79,7 +79,7 @@ class Oracle(sf.models.ConditionalVAE):
         self.obeys = obeys
         super().__init__((4, 4, 1), 4, **kwargs)
 
-    def decode(self, z, labels):
+    def decode(self, z, labels, seed=None):
         labels = np.asarray(labels) if self.obeys else np.zeros(len(labels), int)
         return np.eye(4, dtype=np.float32)[labels][:, :, np.newaxis, np.newaxis].repeat(4, axis=2)
 
