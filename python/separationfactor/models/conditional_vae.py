@@ -17,10 +17,6 @@ from separationfactor.models.pixel_cnn import PixelCNN
 _PIXEL_FEATURES = 32
 
 
-def _fits(shape, expected):
-    return tf.TensorShape(shape).is_compatible_with(expected)
-
-
 @keras.saving.register_keras_serializable(package="separationfactor")
 class ConditionalVAE(Seeded, ImageModel):
     """A conditional VAE: the class vector passes a separation layer and is added to the latent.
@@ -162,18 +158,20 @@ class ConditionalVAE(Seeded, ImageModel):
 
         self.build((None, *self.image_shape))
 
-    # The networks. Height and width of an image are halved twice on the way to the latent.
-
     def _checked(self, method, shapes):
         """Returns the network that `method`, perhaps a subclass's, makes, if its outputs have the shapes."""
         network = getattr(self, method)()
         found = [tuple(output.shape[1:]) for output in network.outputs]
-        if len(found) != len(shapes) or not all(map(_fits, found, shapes)):
+        if len(found) != len(shapes) or not all(
+            tf.TensorShape(one).is_compatible_with(other) for one, other in zip(found, shapes, strict=True)
+        ):
             raise ValueError(
                 f"`{method}` must return a network whose outputs have, but for the batch, "
                 f"the shapes {shapes}. Received: {found}"
             )
         return network
+
+    # The networks. Height and width of an image are halved twice on the way to the latent.
 
     def make_classifier(self):
         """Returns the network of q(y | x), which a subclass may replace.
