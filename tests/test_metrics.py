@@ -241,7 +241,7 @@ def test_clusters():
         (lambda: metrics.mig(np.full((3, 1), np.nan), np.ones((3, 1))), "codes must be finite"),
         (lambda: metrics.mig(np.ones((3, 1)), np.ones((4, 1))), r"factors must have shape \(3, factors\)"),
         (lambda: metrics.irs(np.eye(3), [[0, 1], [0, 2], [0, 3]]), "a constant one in column 0"),
-        (lambda: metrics.modularity(np.eye(3), [[0], [1], [2]]), "at least two factors"),
+        (lambda: metrics.modularity(np.eye(3), [[0], [1], [2]]), "at least 2 of them"),
         (lambda: metrics.factor_vae_score(np.eye(3), [[0], [1], [2]]), "at least 2 of them"),
         (lambda: metrics.leakage(np.eye(3), [0.0, 1.0, 2.0]), "labels must be one integer"),
     ],

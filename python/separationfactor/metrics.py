@@ -3,7 +3,12 @@
 Throughout, `codes` are the representation of images, of shape `(images, dimensions)`; `factors` are what the
 images are known to show, of shape `(images, factors)`, one column of numbers a factor; `labels` are integers
 of shape `(images,)`. What is learned for a score is learned on one random half of the images and tested on
-the other, drawn by `seed`. Functions raise `ValueError` for arrays that do not fit one another.
+the other, drawn by `seed`. Functions raise `ValueError` for arguments that do not fit one another, and its
+subclass `UndefinedMetricError` for arrays that fit, but of which the metric has no value: of a single image,
+of a single class or of codes with NaN. Every other result is a finite number.
+
+A value of a factor that one half lacks, such as that of a single image, cannot be both learned and tested.
+`sap` and `explicitness` leave out its images, and a factor with fewer than two other values.
 
 **A class as a factor.** MIG, SAP and DCI ask that *one* dimension hold a factor. A one-hot code of ten
 classes spreads the class over ten dimensions, each of which tells little of it, so for the class as a single
@@ -18,20 +23,23 @@ import dataclasses
 
 import numpy as np
 from scipy import integrate, special, stats
+from sklearn.dummy import DummyClassifier
 from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import (
-    balanced_accuracy_score,
-    mutual_info_score,
-    roc_auc_score,
-    silhouette_score,
-)
-from sklearn.model_selection import train_test_split
+from sklearn.metrics import mutual_info_score, recall_score, roc_auc_score, silhouette_score
+from sklearn.model_selection import GridSearchCV, KFold, train_test_split
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
-from sklearn.svm import LinearSVC
+from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
+
+from separationfactor import arguments
+
+
+class UndefinedMetricError(ValueError):
+    """A metric has no value for these arrays; the message says why."""
+
 
 # The likelihood
 
@@ -117,8 +125,9 @@ def expected_calibration_error(probabilities: np.ndarray, labels: np.ndarray, bi
         labels: The true classes.
         bins: How many.
     """
-    probabilities = np.asarray(probabilities, np.float64)
+    probabilities = _finite_matrix("probabilities", probabilities, "classes")
     labels = _labels(labels, len(probabilities))
+    arguments.integer("bins", bins, "a positive integer", least=1)
     confidence = probabilities.max(axis=1)
     is_right = probabilities.argmax(axis=1) == labels
     # Bin m holds confidences in ((m - 1) / bins, m / bins].
@@ -130,7 +139,8 @@ def expected_calibration_error(probabilities: np.ndarray, labels: np.ndarray, bi
 def leakage(codes: np.ndarray, labels: np.ndarray, probe: str = "linear", seed: int = 0) -> float:
     """Returns how well a probe finds the class in the codes: its accuracy on the half it was not trained on.
 
-    A style z that is independent of the class leaves it at the share of the largest class.
+    A style z that is independent of the class leaves it at the share of the largest class, which of a single
+    class is 1.
 
     Args:
         codes: Usually the means of q(z | x, y).
@@ -138,6 +148,9 @@ def leakage(codes: np.ndarray, labels: np.ndarray, probe: str = "linear", seed: 
         probe: "linear" is logistic regression ([Alain and Bengio, 2016](https://arxiv.org/abs/1610.01644)),
             "mlp" a network with a hidden layer of 64 units. Both see standardized codes.
         seed: Of the halves, and of the network's weights.
+
+    Raises:
+        UndefinedMetricError: If there is a single image.
     """
     codes = _codes(codes)
     probes = {
@@ -149,28 +162,47 @@ def leakage(codes: np.ndarray, labels: np.ndarray, probe: str = "linear", seed: 
     if probe not in probes:
         raise ValueError(f"probe must be one of {tuple(probes)}. Received: {probe!r}")
     train, test, labels_train, labels_test = _halves(codes, _labels(labels, len(codes)), seed)
-    model = make_pipeline(StandardScaler(), probes[probe])
+    if probe == "mlp":
+        # To stop early, it holds out images of every class. So each class needs two, and a share of them.
+        _, first, counts = np.unique(labels_train, return_index=True, return_counts=True)
+        again = np.append(np.arange(len(train)), first[counts == 1])
+        train, labels_train = train[again], labels_train[again]
+        probes[probe].validation_fraction = max(0.1, len(counts) / len(train))
+    model = make_pipeline(StandardScaler(), _classifier(probes[probe], labels_train))
     return float(model.fit(train, labels_train).score(test, labels_test))
 
 
 def silhouette(codes: np.ndarray, labels: np.ndarray) -> float:
     """Returns how apart the classes' clusters are: the mean of (b - a) / max(a, b), in [-1, 1].
 
-    a is an image's mean distance to its own class, b to the nearest other class
-    ([Rousseeuw, 1987](https://doi.org/10.1016/0377-0427(87)90125-7)).
+    a is an image's mean distance to its own class, b to the nearest other class. An image that is alone in
+    its class counts 0 ([Rousseeuw, 1987](https://doi.org/10.1016/0377-0427(87)90125-7)).
+
+    Raises:
+        UndefinedMetricError: If there is a single class.
     """
     codes = _codes(codes)
-    return float(silhouette_score(codes, _labels(labels, len(codes))))
+    labels = _labels(labels, len(codes))
+    classes = len(np.unique(labels))
+    if classes == 1:
+        raise UndefinedMetricError("silhouette needs at least two classes. Received: 1")
+    # scikit-learn refuses the case in which every image is alone.
+    return float(silhouette_score(codes, labels)) if classes < len(labels) else 0.0
 
 
 def knn_accuracy(codes: np.ndarray, labels: np.ndarray, neighbours: int = 10, seed: int = 0) -> float:
     """Returns how often the most frequent class among an image's nearest neighbours is its own.
 
-    The neighbours are sought in one half of the images, for the other.
+    The neighbours are sought in one half of the images, for the other. If that half has fewer images than
+    `neighbours`, all of them are neighbours.
+
+    Raises:
+        UndefinedMetricError: If there is a single image.
     """
     codes = _codes(codes)
+    arguments.integer("neighbours", neighbours, "a positive integer", least=1)
     train, test, labels_train, labels_test = _halves(codes, _labels(labels, len(codes)), seed)
-    model = KNeighborsClassifier(neighbours)
+    model = KNeighborsClassifier(min(neighbours, len(train)))
     return float(model.fit(train, labels_train).score(test, labels_test))
 
 
@@ -194,14 +226,22 @@ def mig(codes: np.ndarray, factors: np.ndarray, bins: int = 20) -> float:
         codes: The representation.
         factors: The factors.
         bins: Dimensions and factors with more values than this are cut into as many bins of equal width.
+
+    Raises:
+        UndefinedMetricError: If a factor is constant.
     """
+    codes = _codes(codes)
+    factors = _varying_factors(factors, len(codes))
     information = mutual_information(codes, factors, bins)
-    entropies = np.array([mutual_info_score(v, v) for v in _discrete(_factors(factors, len(codes)), bins).T])
+    entropies = np.array([mutual_info_score(v, v) for v in _discrete(factors, bins).T])
     return float(np.mean(_gap(information) / entropies))
 
 
 def mutual_information(codes: np.ndarray, factors: np.ndarray, bins: int = 20) -> np.ndarray:
-    """Returns I(c; v) in nats, of shape `(dimensions, factors)`, both cut into bins as `mig` does."""
+    """Returns I(c; v) in nats, of shape `(dimensions, factors)`, both cut into bins as `mig` does.
+
+    A constant dimension or factor has 0.
+    """
     codes = _codes(codes)
     codes, factors = _discrete(codes, bins), _discrete(_factors(factors, len(codes)), bins)
     return np.array([[mutual_info_score(c, v) for v in factors.T] for c in codes.T])
@@ -212,35 +252,47 @@ def sap(codes: np.ndarray, factors: np.ndarray, continuous=False, seed: int = 0)
 
     The mean over factors of the gap between the two dimensions that alone predict the factor best. A
     dimension's score is, for a continuous factor, R^2 of linear regression, and for a discrete one, the
-    balanced accuracy of a linear support vector machine on that one dimension
-    ([Kumar, Sattigeri and Balakrishnan, 2018](https://arxiv.org/abs/1711.00848), section 3). An identity code
-    of discrete factors has 1 less the share that guessing gets, 1 / values; a constant code 0; a factor in
-    two dimensions counts 0.
+    balanced accuracy of thresholds on that one dimension
+    ([Kumar, Sattigeri and Balakrishnan, 2018](https://arxiv.org/abs/1711.00848), section 3). The thresholds
+    are those of a decision tree with as many leaves as the factor has values. An identity code of discrete
+    factors has 1 less the share that guessing gets, 1 / values; a constant code 0; a factor in two dimensions
+    counts 0.
 
     Args:
         codes: The representation.
         factors: The factors.
         continuous: Whether the factors are, for all or for each.
         seed: Of the halves.
+
+    Raises:
+        UndefinedMetricError: If a factor is constant, or no factor can be tested.
     """
     codes = _codes(codes)
-    factors = _factors(factors, len(codes))
-    # The machine's penalty depends on the scale of a dimension, which says nothing about what it holds.
-    codes = StandardScaler().fit_transform(codes)
-    scores = np.zeros((codes.shape[1], factors.shape[1]))
-    for j, (is_continuous, factor) in enumerate(_with_kind(factors, continuous)):
+    factors = _varying_factors(factors, len(codes))
+    standardized, ranks = StandardScaler().fit_transform(codes), _ranks(codes)
+    gaps = []
+    for is_continuous, factor in _with_kind(factors, continuous):
         if is_continuous:
-            covariance = np.mean(codes * (factor - factor.mean())[:, np.newaxis], axis=0)
+            # Shifted and scaled first, for the squares of tiny numbers are 0.
+            factor = StandardScaler().fit_transform(factor[:, np.newaxis])
             # A standardized dimension has variance 1, or 0 if it is constant.
-            scores[:, j] = covariance**2 / factor.var()
+            gaps.append(_gap(np.mean(standardized * factor, axis=0) ** 2))
             continue
-        values = np.unique(factor, return_inverse=True)[1]
-        train, test, factor_train, factor_test = _halves(codes, values, seed)
-        for i in range(codes.shape[1]):
-            machine = LinearSVC(class_weight="balanced", dual="auto", random_state=seed)
-            machine.fit(train[:, [i]], factor_train)
-            scores[i, j] = balanced_accuracy_score(factor_test, machine.predict(test[:, [i]]))
-    return float(np.mean(_gap(scores)))
+        halves = _halves_of_shared(ranks, np.unique(factor, return_inverse=True)[1], seed)
+        if halves is None:
+            continue
+        train, test, factor_train, factor_test = halves
+        tree = DecisionTreeClassifier(
+            max_leaf_nodes=len(np.unique(factor_train)), class_weight="balanced", random_state=seed
+        )
+        guesses = [tree.fit(train[:, [i]], factor_train).predict(test[:, [i]]) for i in range(codes.shape[1])]
+        # The mean of the values' recalls is the balanced accuracy.
+        gaps.append(_gap(np.array([recall_score(factor_test, guess, average="macro") for guess in guesses])))
+    return _mean_of_testable("sap", gaps)
+
+
+# The depths and the least images of a leaf that `dci` gives its trees. Of equally good depths, the first serves.
+_DEPTHS, _LEAF = (2, 3, 4, 6, None), 5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -256,7 +308,9 @@ def dci(codes: np.ndarray, factors: np.ndarray, continuous=False, trees: int = 2
     """Returns disentanglement, completeness and informativeness.
 
     A random forest predicts each factor from all dimensions; R is the matrix of their importances, of shape
-    `(dimensions, factors)`. *Disentanglement* is the mean over dimensions, weighted by their share of R, of
+    `(dimensions, factors)`. The trees' depth is the one at which a single tree predicts best in
+    cross-validation on the training half: the splits of deeper trees fit noise, and lend it importance.
+    *Disentanglement* is the mean over dimensions, weighted by their share of R, of
     1 - H(R_i / sum R_i), to the base of the number of factors: does a dimension serve one factor?
     *Completeness* is the mean over factors of 1 - H(R_j / sum R_j), to the base of the number of dimensions:
     does a factor use one dimension? *Informativeness* is here 1 - the error of the forests on the other half
@@ -271,23 +325,49 @@ def dci(codes: np.ndarray, factors: np.ndarray, continuous=False, trees: int = 2
         continuous: Whether the factors are, for all or for each.
         trees: How many, in a forest.
         seed: Of the halves and the forests.
+
+    Raises:
+        UndefinedMetricError: If a factor is constant, or there are fewer than four images.
     """
     codes = _codes(codes)
-    factors = _factors(factors, len(codes))
+    factors = _varying_factors(factors, len(codes))
+    arguments.integer("trees", trees, "a positive integer", least=1)
+    if len(codes) < 4:
+        raise UndefinedMetricError(f"dci needs at least four images. Received: {len(codes)}")
+    ranks = _ranks(codes)
     importances, informativeness = [], []
     for is_continuous, factor in _with_kind(factors, continuous):
-        if not is_continuous:
+        if is_continuous:
+            factor = StandardScaler().fit_transform(factor[:, np.newaxis])[:, 0]
+        else:
             factor = np.unique(factor, return_inverse=True)[1]
-        train, test, factor_train, factor_test = _halves(codes, factor, seed)
+        train, test, factor_train, factor_test = _halves(ranks, factor, seed)
         # Every split may choose among all dimensions: importance is then not lent to those that tell nothing.
         forest = (RandomForestRegressor if is_continuous else RandomForestClassifier)(
-            trees, max_features=None, min_samples_leaf=5, random_state=seed
+            trees,
+            max_features=None,
+            min_samples_leaf=_LEAF,
+            max_depth=_depth(train, factor_train, is_continuous, seed),
+            random_state=seed,
         )
         forest.fit(train, factor_train)
         importances.append(forest.feature_importances_)
         informativeness.append(max(0.0, forest.score(test, factor_test)))
     matrix = np.array(importances).T
     return DCI(_concentration(matrix), _concentration(matrix.T), float(np.mean(informativeness)))
+
+
+def _depth(codes: np.ndarray, factor: np.ndarray, is_continuous: bool, seed: int) -> int | None:
+    """Returns the depth at which a decision tree predicts a factor best in cross-validation."""
+    # A search with forests would take seven times as long, and finds no better depths.
+    tree = (DecisionTreeRegressor if is_continuous else DecisionTreeClassifier)(
+        min_samples_leaf=_LEAF, random_state=seed
+    )
+    # Plain folds take values of any number of images, and the error is defined for a fold of one image.
+    scoring = "neg_mean_squared_error" if is_continuous else "accuracy"
+    folds = KFold(min(3, len(codes)))
+    search = GridSearchCV(tree, {"max_depth": _DEPTHS}, cv=folds, scoring=scoring, refit=False)
+    return search.fit(codes, factor).best_params_["max_depth"]
 
 
 def modularity(codes: np.ndarray, factors: np.ndarray, bins: int = 20) -> float:
@@ -301,20 +381,23 @@ def modularity(codes: np.ndarray, factors: np.ndarray, bins: int = 20) -> float:
         codes: The representation.
         factors: At least two factors.
         bins: As for `mig`.
+
+    Raises:
+        UndefinedMetricError: If a factor is constant, or there is a single one.
     """
-    squared = mutual_information(codes, factors, bins) ** 2
-    if squared.shape[1] < 2:
-        raise ValueError("modularity needs at least two factors. Received: 1")
+    codes = _codes(codes)
+    information = mutual_information(codes, _varying_factors(factors, len(codes), least=2), bins)
+    # What is left of no information by rounding, in nats. What data of a million images have by chance is more.
+    informative = information.max(axis=1) > 1e-13
+    squared = information**2
     greatest = squared.max(axis=1)
-    # Binned data have a little information by chance, but a constant dimension has none.
     others = (squared.sum(axis=1) - greatest) / (squared.shape[1] - 1)
-    informative = greatest > 1e-20
     scores = np.where(informative, 1 - others / np.where(informative, greatest, 1), 0)
     return float(scores.mean())
 
 
 def explicitness(codes: np.ndarray, factors: np.ndarray, bins: int = 20, seed: int = 0) -> float:
-    """Returns whether a linear classifier finds the factors' values in the codes, in [0.5, 1].
+    """Returns whether a linear classifier finds the factors' values in the codes: 1 if so, about 0.5 if not.
 
     The area under the ROC curve of one value against the rest by logistic regression, averaged over the
     values of each factor and over the factors ([Ridgeway and Mozer, 2018](https://arxiv.org/abs/1802.05312),
@@ -325,20 +408,25 @@ def explicitness(codes: np.ndarray, factors: np.ndarray, bins: int = 20, seed: i
         factors: The factors.
         bins: Factors with more values are cut into as many bins.
         seed: Of the halves.
+
+    Raises:
+        UndefinedMetricError: If a factor is constant, or no factor can be tested.
     """
     codes = _codes(codes)
     scores = []
-    for factor in _discrete(_factors(factors, len(codes)), bins).T:
-        train, test, factor_train, factor_test = _halves(codes, factor, seed)
+    for factor in _discrete(_varying_factors(factors, len(codes)), bins).T:
+        halves = _halves_of_shared(codes, factor, seed)
+        if halves is None:
+            continue
+        train, test, factor_train, factor_test = halves
         model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000)).fit(train, factor_train)
         guesses = model.predict_proba(test)
         areas = [
             roc_auc_score(factor_test == value, guess)
             for value, guess in zip(model.classes_, guesses.T, strict=True)
-            if 0 < np.sum(factor_test == value) < len(factor_test)
         ]
         scores.append(np.mean(areas))
-    return float(np.mean(scores))
+    return _mean_of_testable("explicitness", scores)
 
 
 def factor_vae_score(
@@ -365,21 +453,26 @@ def factor_vae_score(
         votes: How many, half to learn and half to test.
         batch: Images in a vote, drawn with replacement.
         seed: Of the batches.
+
+    Raises:
+        UndefinedMetricError: If a factor is constant, or there is a single one.
     """
     codes = _codes(codes)
-    groups = _groups(_factors(factors, len(codes), least=2), bins)
-    variances = codes.var(axis=0)
-    active = variances > 1e-12
-    if not active.any():
+    groups = _groups(_varying_factors(factors, len(codes), least=2), bins)
+    arguments.integer("votes", votes, "an integer of at least 2", least=2)
+    arguments.integer("batch", batch, "a positive integer", least=1)
+    codes = codes[:, _varies(codes)]
+    if codes.shape[1] == 0:
         return 0.0
-    codes, variances = codes[:, active], variances[active]
+    codes = (codes - codes.min(axis=0)) / np.ptp(codes, axis=0)
+    variances = codes.var(axis=0)
     generator = np.random.default_rng(seed)
     table = np.zeros((2, codes.shape[1], len(groups)), int)
     for vote in range(votes):
         factor = generator.integers(len(groups))
         group = groups[factor][generator.integers(len(groups[factor]))]
         drawn = codes[generator.choice(group, batch)]
-        table[vote % 2, np.argmin(drawn.var(axis=0) / variances), factor] += 1
+        table[vote % 2, np.argmin(_deviations(drawn).var(axis=0) / variances), factor] += 1
     learned, tested = table
     meaning = learned.argmax(axis=1)
     return float(tested[np.arange(len(meaning)), meaning].sum() / tested.sum())
@@ -407,9 +500,15 @@ def beta_vae_score(
         points: How many, half to learn and half to test.
         batch: Pairs in a point.
         seed: Of the pairs.
+
+    Raises:
+        UndefinedMetricError: If a factor is constant, or there is a single one.
     """
     codes = StandardScaler().fit_transform(_codes(codes))
-    groups = _groups(_factors(factors, len(codes), least=2), bins)
+    groups = _groups(_varying_factors(factors, len(codes), least=2), bins)
+    least = 2 * len(groups)
+    arguments.integer("points", points, f"an integer of at least {least}, two for each factor", least=least)
+    arguments.integer("batch", batch, "a positive integer", least=1)
     generator = np.random.default_rng(seed)
     differences, fixed = np.zeros((points, codes.shape[1])), np.arange(points) % len(groups)
     for point, factor in enumerate(fixed):
@@ -430,35 +529,46 @@ def irs(codes: np.ndarray, factors: np.ndarray, bins: int = 20, quantile: float 
 
     For each dimension and factor: hold the factor at a value; how far, at most, is the dimension moved from
     its mean by all else? That, averaged over the factor's values, over the dimension's greatest deviation at
-    all, taken from 1, is its robustness; each dimension has its best factor's, and the score is the mean,
-    weighted by the dimensions' greatest deviations ([Suter, Miladinovic, Schölkopf and Bauer,
-    2019](https://arxiv.org/abs/1811.00007), section 4). An identity code has 1, also if its dimensions come
-    twice; a constant code 0.
+    all, taken from 1, is its robustness, at least 0; each dimension has its best factor's, and the score is
+    the mean, weighted by the dimensions' greatest deviations ([Suter, Miladinovic, Schölkopf and Bauer,
+    2019](https://arxiv.org/abs/1811.00007), section 4). A constant code has 0.
+
+    An identity code of factors with at most `bins` values has 1 at every quantile, also if its dimensions
+    come twice. A factor with more values is held in a bin, in which it moves itself by half a bin's width: an
+    identity code of factors that are spread evenly then has about 1 - 1 / bins.
 
     Args:
         codes: The representation.
         factors: The factors; those with more values than `bins` are cut into as many bins.
         bins: See `factors`.
         quantile: Of the deviations, which stands for their maximum: 1 is the paper's, 0.99 is robust.
+
+    Raises:
+        UndefinedMetricError: If a factor is constant.
     """
     codes = _codes(codes)
-    codes = codes[:, codes.var(axis=0) > 1e-12]
+    groups = _groups(_varying_factors(factors, len(codes)), bins)
+    if not 0 <= quantile <= 1:
+        raise ValueError(f"Argument `quantile` must be in the range [0, 1]. Received: quantile={quantile}")
+    codes = codes[:, _varies(codes)]
     if codes.shape[1] == 0:
         return 0.0
-    greatest = np.abs(codes - codes.mean(axis=0)).max(axis=0)
+    greatest = np.abs(_deviations(codes)).max(axis=0)
     moved = np.array(
         [
             np.mean(
                 [
-                    np.quantile(np.abs(codes[group] - codes[group].mean(axis=0)), quantile, axis=0)
+                    np.quantile(np.abs(_deviations(codes[group])), quantile, axis=0)
                     for group in values
                 ],
                 axis=0,
             )
-            for values in _groups(_factors(factors, len(codes)), bins)
+            for values in groups
         ]
     )
-    robustness = (1 - moved / greatest).max(axis=0)
+    # Where the mean of a value's images is far from that of all, its images may deviate from it by more than
+    # the greatest deviation at all.
+    robustness = np.maximum(1 - moved / greatest, 0).max(axis=0)
     return float(np.average(robustness, weights=greatest))
 
 
@@ -466,25 +576,39 @@ def irs(codes: np.ndarray, factors: np.ndarray, bins: int = 20, quantile: float 
 
 
 def _codes(codes: np.ndarray) -> np.ndarray:
-    codes = np.asarray(codes, np.float64)
-    if codes.ndim != 2 or 0 in codes.shape:
-        raise ValueError(f"codes must have shape (images, dimensions). Received: {codes.shape}")
-    if not np.isfinite(codes).all():
-        raise ValueError("codes must be finite. Received: NaN or infinities among them")
-    return codes
+    return _finite_matrix("codes", codes, "dimensions")
 
 
-def _factors(factors: np.ndarray, count: int, least: int = 1) -> np.ndarray:
+def _finite_matrix(name: str, values: np.ndarray, columns: str) -> np.ndarray:
+    values = np.asarray(values, np.float64)
+    if values.ndim != 2 or 0 in values.shape:
+        raise ValueError(f"{name} must have shape (images, {columns}). Received: {values.shape}")
+    if not np.isfinite(values).all():
+        raise UndefinedMetricError(f"{name} must be finite. Received: NaN or infinities among them")
+    return values
+
+
+def _factors(factors: np.ndarray, count: int) -> np.ndarray:
     factors = np.asarray(factors, np.float64)
-    if factors.ndim != 2 or len(factors) != count or factors.shape[1] < least:
-        raise ValueError(
+    if factors.ndim != 2 or len(factors) != count:
+        raise ValueError(f"factors must have shape ({count}, factors). Received: {factors.shape}")
+    if not np.isfinite(factors).all():
+        raise ValueError("factors must be finite. Received: NaN or infinities among them")
+    return factors
+
+
+def _varying_factors(factors: np.ndarray, count: int, least: int = 1) -> np.ndarray:
+    """Returns the factors, of which there must be `least`, none of them constant."""
+    factors = _factors(factors, count)
+    if factors.shape[1] < least:
+        raise UndefinedMetricError(
             f"factors must have shape ({count}, factors), with at least {least} of them. "
             f"Received: {factors.shape}"
         )
-    if (np.ptp(factors, axis=0) == 0).any():
-        raise ValueError(
-            "factors must take two values or more each. Received a constant one in column "
-            f"{int(np.flatnonzero(np.ptp(factors, axis=0) == 0)[0])}"
+    constant = np.flatnonzero(np.ptp(factors, axis=0) == 0)
+    if constant.size:
+        raise UndefinedMetricError(
+            f"factors must take two values or more each. Received a constant one in column {constant[0]}"
         )
     return factors
 
@@ -501,14 +625,64 @@ def _labels(labels: np.ndarray, count: int) -> np.ndarray:
 
 def _halves(codes: np.ndarray, targets: np.ndarray, seed: int) -> list[np.ndarray]:
     """Returns the training half and the test half of the codes, then of the targets."""
-    discrete = np.issubdtype(targets.dtype, np.integer)
-    # Each half has its share of every value, unless a value is too rare to be shared.
-    stratify = targets if discrete and np.unique(targets, return_counts=True)[1].min() > 1 else None
-    return train_test_split(codes, targets, test_size=0.5, random_state=seed, stratify=stratify)
+    if len(targets) < 2:
+        raise UndefinedMetricError("halves need at least two images. Received: 1")
+    strata = None
+    if np.issubdtype(targets.dtype, np.integer):
+        # Each half has its share of every value. Values of one image are shared out as if they were one value,
+        # and a single such value as if it were the last of the others.
+        _, strata, counts = np.unique(targets, return_inverse=True, return_counts=True)
+        alone = counts[strata] == 1
+        strata[alone] = -1 if alone.sum() > 1 else strata[~alone].max()
+    return train_test_split(codes, targets, test_size=0.5, random_state=seed, stratify=strata)
+
+
+def _halves_of_shared(codes: np.ndarray, values: np.ndarray, seed: int) -> list[np.ndarray] | None:
+    """Returns the halves without the values that one of them lacks, or `None` if fewer than two are left."""
+    train, test, values_train, values_test = _halves(codes, values, seed)
+    shared = np.intersect1d(values_train, values_test)
+    if len(shared) < 2:
+        return None
+    in_train, in_test = np.isin(values_train, shared), np.isin(values_test, shared)
+    return [train[in_train], test[in_test], values_train[in_train], values_test[in_test]]
+
+
+def _mean_of_testable(name: str, scores: list[float]) -> float:
+    if not scores:
+        raise UndefinedMetricError(
+            f"{name} needs a factor with at least two values that both halves of the images have. Received none"
+        )
+    return float(np.mean(scores))
+
+
+def _classifier(classifier, labels: np.ndarray):
+    """Returns the classifier, or if the labels it is to learn are all the same, one that guesses that."""
+    return classifier if len(np.unique(labels)) > 1 else DummyClassifier()
+
+
+def _varies(codes: np.ndarray) -> np.ndarray:
+    """Returns, for each dimension, whether its numbers differ by more than rounding, however small they are."""
+    return np.ptp(codes, axis=0) > 8 * np.finfo(np.float64).eps * np.abs(codes).max(axis=0)
+
+
+def _deviations(codes: np.ndarray) -> np.ndarray:
+    """Returns the codes less their mean, exactly 0 where they are equal, whose mean may be rounded."""
+    codes = codes - codes[0]
+    return codes - codes.mean(axis=0)
+
+
+def _ranks(codes: np.ndarray) -> np.ndarray:
+    """Returns each dimension's numbers as ranks, which trees take for the same, whatever their scale.
+
+    Trees of scikit-learn compute in float32, and take numbers for equal that differ by less than 1e-7.
+    """
+    ranks = [np.unique(column, return_inverse=True)[1] for column in codes.T]
+    return np.where(_varies(codes), np.column_stack(ranks), 0)
 
 
 def _discrete(columns: np.ndarray, bins: int) -> np.ndarray:
     """Returns each column as integers: its values by rank, or equal bins if they are more than `bins`."""
+    arguments.integer("bins", bins, "an integer of at least 2", least=2)
     result = np.empty(columns.shape, np.int64)
     for j, column in enumerate(columns.T):
         values, ranks = np.unique(column, return_inverse=True)
