@@ -227,8 +227,10 @@ def evaluate(run, images, samples, seed):
             runs.Run(run), images=images, samples=samples, seed=seed, advance=status.update
         )
     table = Table("metric", "test", title=str(run))
+    undefined = result.pop("undefined", {})
     for name, value in result.items():
-        table.add_row(name.replace("_", " "), f"{value:.4g}")
+        shown = f"{value:.4g}" if value is not None else f"undefined: {undefined[name]}"
+        table.add_row(name.replace("_", " "), shown)
     console.print(table)
     console.print(f"wrote {run / 'metrics.json'}", soft_wrap=True)
 

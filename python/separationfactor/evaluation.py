@@ -6,6 +6,7 @@ import functools
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -62,7 +63,7 @@ def evaluate_model(
     samples: int = 100,
     seed: int = 0,
     advance: Callable[[str], None] = lambda part: None,
-) -> dict[str, float]:
+) -> dict[str, Any]:
     """Returns all metrics of a model on the test part.
 
     z is the mean of q(z | x, y), with y the image's label, in class swaps and where its leakage of the class
@@ -73,7 +74,7 @@ def evaluate_model(
     in `_one_vs_rest` are of the code, with each class as a factor of its own (which are not independent, as
     most of these measures suppose), and names in `_collapsed` are of z beside the argmax of y, with the class
     as the only factor. If the data set has ground-truth factors, names in `_factors` are of the code on the
-    class, as one factor, and on those.
+    class, as one factor, and on those. Factors that are constant on the images that serve are left out.
 
     Args:
         model: The model.
@@ -86,17 +87,26 @@ def evaluate_model(
         advance: Is called with the name of each part when it begins.
 
     Returns:
-        The metrics by name. Likelihoods are in nats an image.
+        The metrics by name. Likelihoods are in nats an image. A metric that the images or the model leave
+        undefined, or that is not finite, is `None`; the entry `undefined`, if there is one, holds the reasons
+        by the metrics' names.
     """
-    result = {}
+    result, undefined = {}, {}
+
+    def add(measures):
+        for name, measure in measures.items():
+            try:
+                result[name] = measure()
+            except metrics.UndefinedMetricError as error:
+                result[name], undefined[name] = None, str(error)
+
     advance("likelihood and classifier")
     x, y = dataset.x_test, dataset.y_test
     for name, value in model.evaluate(x, y, batch_size=_BATCH, verbose=0, return_dict=True).items():
         if name in ("negative_elbo", "reconstruction", "kl", "classifier_loss", "classifier_accuracy"):
             result[name] = float(value)
-    result["classifier_calibration_error"] = metrics.expected_calibration_error(
-        _batched(model.classify, x), y
-    )
+    probabilities = _batched(model.classify, x)
+    add({"classifier_calibration_error": lambda: metrics.expected_calibration_error(probabilities, y)})
     result["judge_accuracy"] = float(np.mean(_judged(judge, x) == y))
     result["separation"] = float(model.separation.separation)
     result["suppression"] = float(model.separation.suppression)
@@ -120,50 +130,59 @@ def evaluate_model(
     result["prior_sample_accuracy"] = float(np.mean(_judged(judge, drawn) == labels))
 
     advance("what z tells of the class")
-    result["active_units"] = metrics.active_units(z)
-    for probe in ("linear", "mlp"):
-        result[f"leakage_{probe}"] = metrics.leakage(z, y, probe, seed)
+    add({"active_units": lambda: metrics.active_units(z)})
+    add(
+        {
+            f"leakage_{probe}": functools.partial(metrics.leakage, z, y, probe, seed)
+            for probe in ("linear", "mlp")
+        }
+    )
     z = _batched(lambda x: model.encode(x)[0], x)
     code = _batched(model.represent, x)
     for name, array in (("z", z), ("code", code)):
-        result[f"silhouette_{name}"] = metrics.silhouette(array, y)
-        result[f"knn_accuracy_{name}"] = metrics.knn_accuracy(array, y, seed=seed)
+        add({f"silhouette_{name}": functools.partial(metrics.silhouette, array, y)})
+        add({f"knn_accuracy_{name}": functools.partial(metrics.knn_accuracy, array, y, seed=seed)})
 
     advance("disentanglement")
     collapsed = np.column_stack([z, _batched(model.classify, x).argmax(axis=1)])
-    result |= _of_one_dimension(collapsed, y[:, np.newaxis], False, seed, "collapsed")
+    add(_of_one_dimension(collapsed, y[:, np.newaxis], False, seed, "collapsed"))
     one_vs_rest = metrics.one_vs_rest(y)
-    result |= _of_one_dimension(code, one_vs_rest, False, seed, "one_vs_rest")
-    result |= _of_several_factors(code, one_vs_rest, seed, "one_vs_rest")
+    add(_of_one_dimension(code, one_vs_rest, False, seed, "one_vs_rest"))
+    add(_of_several_factors(code, one_vs_rest, seed, "one_vs_rest"))
     if dataset.factor_names:
         advance("ground-truth factors")
         truth = np.column_stack([y, dataset.factors_test[chosen]])
-        is_continuous = [False] + [True] * len(dataset.factor_names)
-        result |= _of_one_dimension(code, truth, is_continuous, seed, "factors")
-        result |= _of_several_factors(code, truth, seed, "factors")
-    return result
+        varies = np.ptp(truth, axis=0) > 0
+        is_continuous = np.array([False] + [True] * len(dataset.factor_names))[varies]
+        add(_of_one_dimension(code, truth[:, varies], is_continuous, seed, "factors"))
+        add(_of_several_factors(code, truth[:, varies], seed, "factors"))
+
+    for name, value in result.items():
+        if value is not None and not np.isfinite(value):
+            result[name], undefined[name] = None, f"the value is {value}"
+    return result | ({"undefined": undefined} if undefined else {})
 
 
-def _of_one_dimension(code, factors, continuous, seed, suffix) -> dict[str, float]:
-    """Returns the measures of whether one dimension holds a factor."""
-    dci = metrics.dci(code, factors, continuous, seed=seed)
+def _of_one_dimension(code, factors, continuous, seed, suffix) -> dict[str, Callable[[], float]]:
+    """Returns the measures of whether one dimension holds a factor, to be called."""
+    dci = functools.cache(lambda: metrics.dci(code, factors, continuous, seed=seed))
     return {
-        f"mig_{suffix}": metrics.mig(code, factors),
-        f"sap_{suffix}": metrics.sap(code, factors, continuous, seed=seed),
-        f"dci_disentanglement_{suffix}": dci.disentanglement,
-        f"dci_completeness_{suffix}": dci.completeness,
-        f"dci_informativeness_{suffix}": dci.informativeness,
+        f"mig_{suffix}": lambda: metrics.mig(code, factors),
+        f"sap_{suffix}": lambda: metrics.sap(code, factors, continuous, seed=seed),
+        f"dci_disentanglement_{suffix}": lambda: dci().disentanglement,
+        f"dci_completeness_{suffix}": lambda: dci().completeness,
+        f"dci_informativeness_{suffix}": lambda: dci().informativeness,
     }
 
 
-def _of_several_factors(code, factors, seed, suffix) -> dict[str, float]:
-    """Returns the measures that compare factors with one another."""
+def _of_several_factors(code, factors, seed, suffix) -> dict[str, Callable[[], float]]:
+    """Returns the measures that compare factors with one another, to be called."""
     return {
-        f"modularity_{suffix}": metrics.modularity(code, factors),
-        f"explicitness_{suffix}": metrics.explicitness(code, factors, seed=seed),
-        f"factor_vae_{suffix}": metrics.factor_vae_score(code, factors, seed=seed),
-        f"beta_vae_{suffix}": metrics.beta_vae_score(code, factors, seed=seed),
-        f"irs_{suffix}": metrics.irs(code, factors),
+        f"modularity_{suffix}": lambda: metrics.modularity(code, factors),
+        f"explicitness_{suffix}": lambda: metrics.explicitness(code, factors, seed=seed),
+        f"factor_vae_{suffix}": lambda: metrics.factor_vae_score(code, factors, seed=seed),
+        f"beta_vae_{suffix}": lambda: metrics.beta_vae_score(code, factors, seed=seed),
+        f"irs_{suffix}": lambda: metrics.irs(code, factors),
     }
 
 
@@ -178,7 +197,7 @@ def _judged(judge: keras.Model, images: np.ndarray) -> np.ndarray:
     return _batched(judge, images).argmax(axis=1)
 
 
-def evaluate(run: Run, *, advance: Callable[[str], None] = lambda part: None, **options) -> dict[str, float]:
+def evaluate(run: Run, *, advance: Callable[[str], None] = lambda part: None, **options) -> dict[str, Any]:
     """Measures a run's model, and writes the metrics to the run's `metrics.json`.
 
     Args:
@@ -187,7 +206,7 @@ def evaluate(run: Run, *, advance: Callable[[str], None] = lambda part: None, **
         **options: `images`, `samples` and `seed`, as for `evaluate_model`.
 
     Returns:
-        The metrics by name.
+        What `evaluate_model` returns.
 
     Raises:
         separationfactor.runs.RunError: If the run has no model yet, or its data have changed.
@@ -197,5 +216,5 @@ def evaluate(run: Run, *, advance: Callable[[str], None] = lambda part: None, **
     judge = judge_of(run.folder, dataset)
     result = evaluate_model(model, dataset, judge, advance=advance, **options)
     with written_at_once(run.folder / "metrics.json") as temporary:
-        temporary.write_text(json.dumps(result, indent=2) + "\n")
+        temporary.write_text(json.dumps(result, indent=2, allow_nan=False) + "\n")
     return result

@@ -291,7 +291,7 @@ def sap(codes: np.ndarray, factors: np.ndarray, continuous=False, seed: int = 0)
     return _mean_of_testable("sap", gaps)
 
 
-# The depths and the least images of a leaf that `dci` gives its trees. Of equally good depths, the first serves.
+# The depths of `dci`'s trees, of which the first of the best serves, and the least images in a leaf.
 _DEPTHS, _LEAF = (2, 3, 4, 6, None), 5
 
 
@@ -387,7 +387,7 @@ def modularity(codes: np.ndarray, factors: np.ndarray, bins: int = 20) -> float:
     """
     codes = _codes(codes)
     information = mutual_information(codes, _varying_factors(factors, len(codes), least=2), bins)
-    # What is left of no information by rounding, in nats. What data of a million images have by chance is more.
+    # In nats: more than what rounding leaves of none, less than what a million images have by chance.
     informative = information.max(axis=1) > 1e-13
     squared = information**2
     greatest = squared.max(axis=1)
@@ -557,10 +557,7 @@ def irs(codes: np.ndarray, factors: np.ndarray, bins: int = 20, quantile: float 
     moved = np.array(
         [
             np.mean(
-                [
-                    np.quantile(np.abs(_deviations(codes[group])), quantile, axis=0)
-                    for group in values
-                ],
+                [np.quantile(np.abs(_deviations(codes[group])), quantile, axis=0) for group in values],
                 axis=0,
             )
             for values in groups
@@ -629,8 +626,8 @@ def _halves(codes: np.ndarray, targets: np.ndarray, seed: int) -> list[np.ndarra
         raise UndefinedMetricError("halves need at least two images. Received: 1")
     strata = None
     if np.issubdtype(targets.dtype, np.integer):
-        # Each half has its share of every value. Values of one image are shared out as if they were one value,
-        # and a single such value as if it were the last of the others.
+        # Each half has its share of every value. Values of one image are shared out as if they were one
+        # value, and a single such value as if it were the last of the others.
         _, strata, counts = np.unique(targets, return_inverse=True, return_counts=True)
         alone = counts[strata] == 1
         strata[alone] = -1 if alone.sum() > 1 else strata[~alone].max()
@@ -650,7 +647,7 @@ def _halves_of_shared(codes: np.ndarray, values: np.ndarray, seed: int) -> list[
 def _mean_of_testable(name: str, scores: list[float]) -> float:
     if not scores:
         raise UndefinedMetricError(
-            f"{name} needs a factor with at least two values that both halves of the images have. Received none"
+            f"{name} needs a factor with at least two values in both halves of the images. Received none"
         )
     return float(np.mean(scores))
 
@@ -661,7 +658,7 @@ def _classifier(classifier, labels: np.ndarray):
 
 
 def _varies(codes: np.ndarray) -> np.ndarray:
-    """Returns, for each dimension, whether its numbers differ by more than rounding, however small they are."""
+    """Returns, for each dimension, whether its numbers differ by more than rounding."""
     return np.ptp(codes, axis=0) > 8 * np.finfo(np.float64).eps * np.abs(codes).max(axis=0)
 
 

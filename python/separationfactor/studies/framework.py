@@ -12,6 +12,7 @@ import contextlib
 import csv
 import dataclasses
 import json
+import math
 import multiprocessing
 import os
 import re
@@ -115,7 +116,9 @@ class Study:
         settings: The options of each setting, by the setting's name: lower-case letters, digits, `.=+-`. The
             options must be what JSON holds.
         quick_settings: The names of the settings of a quick run.
-        measure: Takes a `Trial` and returns its numbers by name. Runs in a process of its own.
+        measure: Takes a `Trial` and returns its numbers by name, `None` for one that is undefined; the name
+            `undefined`, if there, holds a dict of the reasons. Numbers that are not finite become `None`.
+            Runs in a process of its own.
         draw: Takes the `Results` and returns figures by the name of their file, without a suffix.
         columns: What is measured and shown in the table, each with its format, such as ".1f".
         prepare: Takes the data, a folder, and whether the run is quick; leaves in the folder what all trials
@@ -219,7 +222,7 @@ def _start(study: Study, output: Path, dataset: data.Dataset, quick: bool) -> No
 
 def _write_json(path: Path, content: Any) -> None:
     with runs.written_at_once(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=2) + "\n")
+        temporary.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
 def _trial_folder(output: Path, setting: str, seed: int) -> Path:
@@ -238,7 +241,9 @@ def _measured(study: Study, output: Path, setting: str, seed: int) -> dict[str, 
             f"{path}: was measured with the options {content['options']}, and {setting} now means {options}. "
             "Remove it, or choose another folder"
         )
-    return {"setting": setting, "seed": seed, **options, **content["measured"], "seconds": content["seconds"]}
+    # Why a number is undefined stays in this file.
+    measured = {name: value for name, value in content["measured"].items() if name != "undefined"}
+    return {"setting": setting, "seed": seed, **options, **measured, "seconds": content["seconds"]}
 
 
 def _rows(study: Study, output: Path) -> list[dict[str, Any]]:
@@ -286,8 +291,12 @@ def _measure_trial(setting: str, seed: int) -> dict[str, Any]:
     measured = study.measure(
         Trial(setting, options, seed, _worker["dataset"], folder, output / "shared", _worker["quick"])
     )
-    # NumPy's scalars are not JSON's.
+    # NumPy's scalars are not JSON's, nor are NaN and the infinities.
     measured = {name: getattr(value, "item", lambda value=value: value)() for name, value in measured.items()}
+    measured = {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value
+        for name, value in measured.items()
+    }
     content = {
         "options": dict(options),
         "measured": measured,
@@ -373,7 +382,8 @@ def _summary(study: Study, results: Results) -> list[dict[str, Any]]:
         row: dict[str, Any] = {"setting": setting, **study.settings[setting], "seeds": len(mine)}
         names = dict.fromkeys(name for one in mine for name in one)
         for name in names:
-            if name in row or name == "seed" or not isinstance(mine[0].get(name), (int, float)):
+            values = results.values(setting, name)
+            if name in row or name == "seed" or not values or not isinstance(values[0], (int, float)):
                 continue
             row[name] = results.mean(setting, name)
             row[f"{name}_deviation"] = results.deviation(setting, name)
@@ -390,17 +400,22 @@ def _write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _cells(study: Study, results: Results) -> list[list[str]]:
-    """Returns the table: a row for each setting, with mean and standard deviation of the columns."""
+    """Returns the table: a row for each setting, with mean and standard deviation of the columns.
+
+    Where some seeds have no value, it says how many have.
+    """
     cells = []
     for setting in results.settings():
         shown = []
+        seeds = len([row for row in results.rows if row["setting"] == setting])
         for name, form in study.columns.items():
             values = results.values(setting, name)
             text = _shown(results.mean(setting, name), form) if values else ""
             if len(values) > 1:
                 text += f" ± {_shown(results.deviation(setting, name), form)}"
+            if 0 < len(values) < seeds:
+                text += f" (of {len(values)})"
             shown.append(text)
-        seeds = len([row for row in results.rows if row["setting"] == setting])
         cells.append([setting, *shown, str(seeds)])
     return cells
 

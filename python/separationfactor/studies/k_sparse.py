@@ -9,6 +9,7 @@ from collections.abc import Mapping
 import keras
 import numpy as np
 from matplotlib.figure import Figure
+from sklearn.dummy import DummyClassifier
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import train_test_split
@@ -27,6 +28,8 @@ _START_K = 100
 # How much more than k is kept at inference, once the autoencoder is trained.
 _ALPHAS = (1, 3)
 _REGULARIZATIONS = (0.01, 0.1, 1.0)
+# The share of the training images that chooses among them.
+_HELD_OUT = 0.2
 _SHOWN_FILTERS = (6, 10)
 
 _KS = (10, 25, 40, 70, 100)
@@ -66,7 +69,8 @@ def _model_options(trial: Trial) -> dict:
 def _train(trial: Trial, model: KSparseAutoencoder) -> None:
     images = trial.dataset.x_train
     epochs = max(2, round((_QUICK_IMAGES if trial.quick else _IMAGES) / len(images)))
-    steps = epochs * (len(images) // _BATCH)
+    batch = min(_BATCH, len(images))
+    steps = epochs * (len(images) // batch)
     # By the paper's gradient descent with momentum many more units are dead after so few images.
     model.compile(keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(_LEARNING_RATE, steps)))
     start = max(model.k, min(_START_K, model.units)) if trial.options["schedule"] else model.k
@@ -79,7 +83,7 @@ def _train(trial: Trial, model: KSparseAutoencoder) -> None:
         model,
         images,
         epochs=epochs,
-        batch_size=_BATCH,
+        batch_size=batch,
         seed=trial.seed,
         before_epoch=before_epoch,
     )
@@ -94,13 +98,25 @@ def _features(model: KSparseAutoencoder, alpha: float, images: np.ndarray) -> np
 
 def _error_percent(trial: Trial, train: np.ndarray, test: np.ndarray) -> float:
     """Returns the test error of a logistic regression, whose regularization a part of `train` has chosen."""
-    scale = np.sqrt(np.mean(np.square(train), dtype=np.float64)).astype(np.float32)
+    # Features that are all 0 have no scale.
+    scale = np.sqrt(np.mean(np.square(train), dtype=np.float64)).astype(np.float32) or np.float32(1)
     train, test, labels = train / scale, test / scale, trial.dataset.y_train
+    classes, counts = np.unique(labels, return_counts=True)
+    if len(classes) == 1:
+        return 100 * np.mean(trial.dataset.y_test != classes[0])
+    # The held-out part has its share of every class, unless a class or that part is too small.
+    can_share = counts.min() > 1 and math.ceil(_HELD_OUT * len(labels)) >= len(counts)
     inner, held_out, inner_labels, held_out_labels = train_test_split(
-        train, labels, test_size=0.2, stratify=labels, random_state=trial.seed
+        train,
+        labels,
+        test_size=_HELD_OUT,
+        stratify=labels if can_share else None,
+        random_state=trial.seed,
     )
 
     def fitted(regularization, features, labels):
+        if len(np.unique(labels)) == 1:
+            return DummyClassifier().fit(features, labels)
         # Stopped early for all settings alike: what is left to gain is small.
         regression = LogisticRegression(C=regularization, max_iter=20 if trial.quick else 100)
         with warnings.catch_warnings():

@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import keras
 from matplotlib.axes import Axes
@@ -60,7 +61,7 @@ def prepare(dataset: Dataset, folder: Path, quick: bool) -> None:
     evaluation.judge_of(folder, dataset, epochs=_QUICK_EPOCHS if quick else _JUDGE_EPOCHS)
 
 
-def measure(trial: Trial) -> dict[str, float]:
+def measure(trial: Trial) -> dict[str, Any]:
     """Trains the model of a setting and measures it on the test part."""
     dataset, options = trial.dataset, dict(trial.options)
     warm_up = options.pop("warm_up", 0)
@@ -85,7 +86,7 @@ def measure(trial: Trial) -> dict[str, float]:
         dataset.x_train,
         dataset.y_train,
         epochs=_QUICK_EPOCHS if trial.quick else epochs,
-        batch_size=_BATCH,
+        batch_size=min(_BATCH, len(dataset.x_train)),
         seed=trial.seed,
         before_epoch=move_factor,
     )
@@ -180,8 +181,10 @@ def _compared(results: Results, rival: str) -> list[str]:
     if obedient:
         best = min(obedient, key=lambda name: results.mean(name, "negative_elbo"))
         lines.append(f"The likeliest with such a swap accuracy is {best}: {_line(results, best)}.")
-    best = max(likely, key=lambda name: results.mean(name, "swap_accuracy"))
-    lines.append(f"The greatest swap accuracy of those as likely has {best}: {_line(results, best)}.")
+    # The rival itself is as likely, unless its bound is not a number.
+    if likely:
+        best = max(likely, key=lambda name: results.mean(name, "swap_accuracy"))
+        lines.append(f"The greatest swap accuracy of those as likely has {best}: {_line(results, best)}.")
     return lines
 
 
@@ -223,6 +226,8 @@ def _draw_settings(
     for name in names:
         family = re.split("[-=]", name)[0]
         place = results.mean(name, "swap_accuracy"), results.mean(name, "negative_elbo")
+        if not all(map(math.isfinite, place)):
+            continue
         axes.errorbar(
             *place,
             results.deviation(name, "negative_elbo"),
