@@ -1,5 +1,6 @@
 """Measuring a model: what a run's metrics.json holds, and that the numbers are of what they say."""
 
+import dataclasses
 import json
 
 import click.testing
@@ -98,6 +99,83 @@ def test_swaps_and_samples_are_judged_by_the_class_asked_for(obeys, accuracy):
     # An image of each class as each other class: with a quarter of them of class 0 already, 3 of 12 swaps.
     assert result["swap_accuracy"] == accuracy
     assert result["prior_sample_accuracy"] == accuracy
+
+
+@pytest.fixture(scope="module")
+def tiny_model():
+    model = sf.models.ConditionalVAE((4, 4, 1), 4, seed=0)
+    model.compile()
+    return model
+
+
+def few_images(labels, factors):
+    """Rows as above, with two factors, one of which is constant."""
+    labels = np.array(labels, np.int32)
+    images = np.eye(4, dtype=np.float32)[labels][:, :, np.newaxis, np.newaxis].repeat(4, axis=2)
+    factors = np.column_stack([factors, np.full(len(labels), 3)]).astype(np.float32)
+    parts = {"factors_train": factors, "factors_test": factors}
+    return data.Dataset("few", images, labels, images, labels, factor_names=("varies", "constant"), **parts)
+
+
+@pytest.fixture(scope="module")
+def row_judge():
+    return keras.Sequential([keras.Input((4, 4, 1)), keras.layers.Lambda(lambda x: x[:, :, 0, 0])])
+
+
+@pytest.mark.parametrize(
+    ("labels", "undefined"),
+    [
+        ([2], {"leakage_linear", "silhouette_z", "knn_accuracy_code", "mig_collapsed", "irs_factors"}),
+        ([1, 1, 1, 1, 1, 1], {"silhouette_code", "mig_one_vs_rest", "factor_vae_factors"}),
+        ([0, 1, 2, 3], {"sap_collapsed", "explicitness_one_vs_rest"}),
+        ([0] * 8 + [1] * 3 + [2], set()),
+    ],
+)
+def test_few_images_have_numbers_or_reasons(tiny_model, row_judge, labels, undefined):
+    dataset = few_images(labels, np.arange(len(labels)) % 2)
+    result = evaluation.evaluate_model(tiny_model, dataset, row_judge, samples=1)
+    json.dumps(result, allow_nan=False)
+    reasons = result.pop("undefined", {})
+    assert {name for name, value in result.items() if value is None} == set(reasons)
+    assert undefined <= set(reasons)
+    assert bool(undefined) == bool(reasons)
+    assert all(isinstance(reason, str) and reason for reason in reasons.values())
+    # What needs no second image or class has a number.
+    assert {"negative_elbo", "swap_accuracy", "active_units", "classifier_calibration_error"} <= set(result)
+    assert {"negative_elbo", "swap_accuracy", "active_units"}.isdisjoint(reasons)
+
+
+def test_a_constant_factor_is_left_out(tiny_model, row_judge):
+    labels = np.arange(40) % 4
+    dataset = few_images(labels, np.arange(40) // 8)
+    both = evaluation.evaluate_model(tiny_model, dataset, row_judge, samples=1)
+    varying = dataclasses.replace(
+        dataset,
+        factor_names=("varies",),
+        factors_train=dataset.factors_train[:, :1],
+        factors_test=dataset.factors_test[:, :1],
+    )
+    alone = evaluation.evaluate_model(tiny_model, varying, row_judge, samples=1)
+    names = [name for name in both if name.endswith("_factors")]
+    assert len(names) == 10
+    assert [both[name] for name in names] == [alone[name] for name in names]
+
+
+def test_a_model_that_diverged_has_reasons(run, monkeypatch):
+    """They are in metrics.json and in the table, and both are what their readers can take."""
+    model = run.model()
+    model.set_weights([np.full_like(weights, np.nan) for weights in model.get_weights()])
+    monkeypatch.setattr(runs.Run, "model", lambda self: model)
+    arguments = ["evaluate", str(run), "--images", "100", "--samples", "1"]
+    result = click.testing.CliRunner().invoke(cli.main, arguments)
+    assert result.exit_code == 0, result.output
+    assert "undefined:" in result.output
+    content = (run.folder / "metrics.json").read_text()
+    assert "NaN" not in content
+    found = json.loads(content)
+    assert found["negative_elbo"] is None
+    assert found["undefined"]["negative_elbo"] == "the value is nan"
+    assert found["undefined"]["mig_factors"].startswith("codes must be finite")
 
 
 @pytest.mark.parametrize(

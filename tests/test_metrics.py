@@ -340,8 +340,8 @@ def test_scale_and_shift_change_no_score(name, scale, shift):
     factors = np.stack([generator.integers(size, size=400) for size in (3, 4)], axis=1)
     codes = factors @ [[1, 0.3], [0, 1]] + 0.5 * generator.normal(size=(400, 2))
     score = DISENTANGLEMENT[name]
-    # Where a dimension is turned around, thresholds and bins are on the other side of what they are between.
-    tolerance = 0.03 if scale < 0 else 1e-3
+    # Where a dimension is turned around, thresholds and bins are on the other side of ties.
+    tolerance = 0.05 if scale < 0 else 1e-3
     assert score(scale * codes + shift, factors) == pytest.approx(score(codes, factors), abs=tolerance)
 
 
@@ -385,7 +385,7 @@ def test_a_value_of_one_image_leaves_the_other_values_scores(factors, identity):
 
 
 def test_each_class_with_two_images_or_more_is_learned_and_tested():
-    labels = np.concatenate([[0], np.repeat(np.arange(1, 6), 2)])
+    labels = np.repeat(np.arange(6), [1, 2, 2, 2, 2, 5])
     for seed in range(5):
         train, test, *_ = metrics._halves(labels, labels, seed)
         assert set(train) - {0} == set(test) - {0} == {1, 2, 3, 4, 5}
@@ -397,11 +397,11 @@ def test_leakage_of_few_images(probe):
     single = np.zeros(10, int)
     assert metrics.leakage(generator.normal(size=(10, 3)), single, probe) == 1
     # A class of one image is found where it is not tested, and costs an image where it is.
-    labels = np.repeat(np.arange(3), 20)
+    labels = np.repeat(np.arange(3), 300)
     labels[0] = 3
     codes = 100.0 * metrics.one_vs_rest(labels)
     for seed in range(4):
-        assert metrics.leakage(codes, labels, probe, seed) >= 1 - 1 / 30
+        assert metrics.leakage(codes, labels, probe, seed) >= 1 - 1 / 450
     # No image of a class that was learned is left to be tested.
     assert metrics.leakage(np.eye(6), np.arange(6), probe) == 0
 
@@ -467,7 +467,7 @@ def test_arguments_are_checked(call, match):
         call(np.array([[0, 0], [0, 1], [1, 0], [1, 1]]))
 
 
-@hypothesis.settings(max_examples=40, deadline=None, derandomize=True)
+@hypothesis.settings(max_examples=25, deadline=None, derandomize=True)
 @hypothesis.given(
     images=st.integers(1, 12),
     dimensions=st.integers(1, 3),

@@ -40,6 +40,10 @@ def draw(results):
     return {"sums": figure}
 
 
+def draw_nothing(results):
+    return {}
+
+
 TOY = studies.Study(
     name="toy",
     summary="Adds.",
@@ -96,6 +100,37 @@ def test_a_study_leaves_its_results(toy):
     description = json.loads((output / "study.json").read_text())
     assert description["source"] == "digits"
     assert description["environment"]["keras"] == keras.version()
+
+
+def measure_in_part(trial):
+    """The first seed lacks one of its numbers, and both lack the other."""
+    undefined = {"partly": None, "undefined": {"partly": "there is no second seed"}}
+    return {"never": float("nan"), **({"partly": 3.0} if trial.seed else undefined)}
+
+
+def test_a_study_keeps_what_is_undefined_out_of_its_means(tmp_path):
+    study = dataclasses.replace(
+        TOY, measure=measure_in_part, draw=draw_nothing, columns={"partly": ".1f", "never": ".1f"}
+    )
+    output = tmp_path / "study"
+    studies.run(study, output, seeds=2, jobs=1, only=("one",))
+
+    def refuse(constant):
+        raise ValueError(f"JSON has no {constant}")
+
+    content = (output / "one" / "seed-0" / "measured.json").read_text()
+    measured = json.loads(content, parse_constant=refuse)["measured"]
+    assert measured["partly"] is None
+    assert measured["never"] is None
+    assert measured["undefined"] == {"partly": "there is no second seed"}
+    assert [(row["partly"], row["never"]) for row in rows_of(output / "results.csv")] == [
+        ("", ""),
+        ("3.0", ""),
+    ]
+    (summary,) = rows_of(output / "summary.csv")
+    assert summary["partly"] == "3.0"
+    assert "never" not in summary
+    assert "| one | 3.0 (of 1) |  | 2 |" in (output / "table.md").read_text()
 
 
 def test_a_study_goes_on_with_what_is_missing(toy):
@@ -312,3 +347,24 @@ def test_the_other_studies(few_digits, tmp_path, name, setting, column, pictures
     assert row["setting"] == setting
     assert float(row[column]) > 0
     assert [path.stem for path in sorted(output.glob("*.png"))] == pictures
+
+
+@pytest.mark.parametrize(
+    "labels", [[0] * 30 + [1] * 20 + [2], [1], [0, 1], list(range(12)), [0, 0, 0, 1, 1, 1, 2, 2, 2]]
+)
+def test_the_k_sparse_study_takes_few_images_and_rare_classes(labels, tmp_path):
+    """Of images each of which is bright where its class says, so that all that is learned is right."""
+    labels = np.array(labels, np.int32)
+    images = np.eye(16, dtype=np.float32)[labels].reshape(-1, 4, 4, 1)
+    dataset = data.Dataset("rows", images, labels, images, labels)
+    trial = studies.Trial("raw-pixels", {}, 0, dataset, tmp_path, tmp_path, quick=False)
+    assert studies.K_SPARSE.measure(trial)["error_percent"] == pytest.approx(0, abs=100 / 51)
+
+
+def test_the_k_sparse_study_takes_fewer_images_than_a_batch(tmp_path):
+    labels = np.arange(10, dtype=np.int32) % 2
+    images = np.zeros((10, 4, 4, 1), np.float32)
+    dataset = data.Dataset("black", images, labels, images, labels)
+    options = {"units": 1000, "k": 25, "schedule": True}
+    trial = studies.Trial("k=25", options, 0, dataset, tmp_path, tmp_path, quick=True)
+    assert studies.K_SPARSE.measure(trial)["error_percent"] == 50

@@ -627,10 +627,10 @@ def _halves(codes: np.ndarray, targets: np.ndarray, seed: int) -> list[np.ndarra
     strata = None
     if np.issubdtype(targets.dtype, np.integer):
         # Each half has its share of every value. Values of one image are shared out as if they were one
-        # value, and a single such value as if it were the last of the others.
+        # value, and a single such value as if it were the most frequent one.
         _, strata, counts = np.unique(targets, return_inverse=True, return_counts=True)
         alone = counts[strata] == 1
-        strata[alone] = -1 if alone.sum() > 1 else strata[~alone].max()
+        strata[alone] = -1 if alone.sum() > 1 else counts.argmax()
     return train_test_split(codes, targets, test_size=0.5, random_state=seed, stratify=strata)
 
 
