@@ -353,12 +353,12 @@ def test_the_other_studies(few_digits, tmp_path, name, setting, column, pictures
     "labels", [[0] * 30 + [1] * 20 + [2], [1], [0, 1], list(range(12)), [0, 0, 0, 1, 1, 1, 2, 2, 2]]
 )
 def test_the_k_sparse_study_takes_few_images_and_rare_classes(labels, tmp_path):
-    """Of images each of which is bright where its class says, so that all that is learned is right."""
+    """Of images each of which is bright where its class says: at most that of a class alone is wrong."""
     labels = np.array(labels, np.int32)
     images = np.eye(16, dtype=np.float32)[labels].reshape(-1, 4, 4, 1)
     dataset = data.Dataset("rows", images, labels, images, labels)
     trial = studies.Trial("raw-pixels", {}, 0, dataset, tmp_path, tmp_path, quick=False)
-    assert studies.K_SPARSE.measure(trial)["error_percent"] == pytest.approx(0, abs=100 / 51)
+    assert studies.K_SPARSE.measure(trial)["error_percent"] == pytest.approx(0, abs=2)
 
 
 def test_the_k_sparse_study_takes_fewer_images_than_a_batch(tmp_path):
