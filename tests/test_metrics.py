@@ -467,7 +467,7 @@ def test_arguments_are_checked(call, match):
         call(np.array([[0, 0], [0, 1], [1, 0], [1, 1]]))
 
 
-@hypothesis.settings(max_examples=25, deadline=None, derandomize=True)
+@hypothesis.settings(max_examples=15, deadline=None, derandomize=True)
 @hypothesis.given(
     images=st.integers(1, 12),
     dimensions=st.integers(1, 3),
@@ -484,7 +484,9 @@ def test_any_small_input_has_a_value_in_range_or_none(images, dimensions, values
     }[kind]
     factors = generator.integers(values, size=(images, 2))
     labels = factors[:, 0]
-    scores = {name: functools.partial(score, codes, factors) for name, score in DISENTANGLEMENT.items()}
+    # One of the three parts of DCI has the errors of all.
+    names = set(DISENTANGLEMENT) - {"completeness", "informativeness"}
+    scores = {name: functools.partial(DISENTANGLEMENT[name], codes, factors) for name in sorted(names)}
     scores |= {
         "sap of continuous factors": lambda: metrics.sap(codes, factors, continuous=True),
         "dci of continuous factors": lambda: metrics.dci(codes, factors, continuous=True).disentanglement,
