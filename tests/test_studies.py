@@ -207,6 +207,32 @@ def test_training_in_memory_is_what_keras_does():
 # The studies
 
 
+def test_a_trial_is_trained_once(tmp_path):
+    trainings = []
+
+    def weights_of_trial(options):
+        trial = studies.Trial("some", options, 0, None, tmp_path, tmp_path, True)
+        model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+
+        def train():
+            trainings.append(options)
+            model.set_weights([np.ones((2, 1)), np.full(1, len(trainings))])
+
+        training.once(trial, model, train)
+        return model.get_weights()
+
+    kept = weights_of_trial({"k": 1})
+    for weight, same in zip(kept, weights_of_trial({"k": 1}), strict=True):
+        np.testing.assert_array_equal(weight, same)
+    assert trainings == [{"k": 1}]
+    weights_of_trial({"k": 2})
+    assert trainings == [{"k": 1}, {"k": 2}]
+    for broken in (b"", b"no archive", (tmp_path / "weights.npz").read_bytes()[:200]):
+        (tmp_path / "weights.npz").write_bytes(broken)
+        weights_of_trial({"k": 2})
+    assert trainings[2:] == [{"k": 2}] * 3
+
+
 @pytest.fixture(scope="module")
 def few_digits(tmp_path_factory):
     digits = data.load("digits")

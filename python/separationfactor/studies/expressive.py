@@ -7,6 +7,7 @@ from pathlib import Path
 
 import keras
 import numpy as np
+import tensorflow as tf
 from matplotlib.figure import Figure
 
 from separationfactor import evaluation, figures, metrics
@@ -34,19 +35,25 @@ def measure(trial: Trial) -> dict[str, float]:
     model = ConditionalVAE(
         dataset.image_shape, dataset.num_classes, seed=trial.seed, implementation="tf", **trial.options
     )
+
+    def train():
+        training.fit(
+            model,
+            dataset.x_train,
+            dataset.y_train,
+            epochs=_QUICK_EPOCHS if quick else _EPOCHS,
+            batch_size=_BATCH,
+            seed=trial.seed,
+        )
+
     model.compile(keras.optimizers.Adam(1e-3))
-    training.fit(
-        model,
-        dataset.x_train,
-        dataset.y_train,
-        epochs=_QUICK_EPOCHS if quick else _EPOCHS,
-        batch_size=_BATCH,
-        seed=trial.seed,
-    )
-    terms = model.evaluate(dataset.x_test, dataset.y_test, batch_size=500, verbose=0, return_dict=True)
+    training.once(trial, model, train)
     count, samples = (_QUICK_IMAGES, _QUICK_SAMPLES) if quick else (_IMAGES, _SAMPLES)
     images, labels = dataset.x_test[:count], dataset.y_test[:count]
-    log_weights = [model.log_weights(images, labels) for _ in range(samples)]
+    with model.drawing_from(trial.seed):
+        terms = model.evaluate(dataset.x_test, dataset.y_test, batch_size=500, verbose=0, return_dict=True)
+        weigh = tf.function(model.log_weights)
+        log_weights = [weigh(images, labels) for _ in range(samples)]
 
     judge = evaluation.judge_of(trial.shared, dataset)
     others = (labels + 1 + np.arange(len(labels)) % (model.num_classes - 1)) % model.num_classes

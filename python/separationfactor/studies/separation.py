@@ -80,22 +80,26 @@ def measure(trial: Trial) -> dict[str, Any]:
         if warm_up:
             model.separation.separation.assign(options["separation_factor"] * min(1, epoch / warm_up))
 
+    def train():
+        training.fit(
+            model,
+            dataset.x_train,
+            dataset.y_train,
+            epochs=_QUICK_EPOCHS if trial.quick else epochs,
+            batch_size=_BATCH,
+            seed=trial.seed,
+            before_epoch=move_factor,
+        )
+
     model.compile(keras.optimizers.Adam(1e-3))
-    training.fit(
-        model,
-        dataset.x_train,
-        dataset.y_train,
-        epochs=_QUICK_EPOCHS if trial.quick else epochs,
-        batch_size=min(_BATCH, len(dataset.x_train)),
-        seed=trial.seed,
-        before_epoch=move_factor,
-    )
+    training.once(trial, model, train)
     if trial.seed == 0:
         each_class = figures.one_of_each_class(dataset.y_test, dataset.num_classes)
         swaps = figures.class_swap(model, dataset.x_test[each_class], dataset.y_test[each_class])
         runs.save_figure(swaps, trial.folder / "class-swap.png")
     judge = evaluation.judge_of(trial.shared, dataset)
-    on_training_part = model.evaluate(dataset.x_train, dataset.y_train, 500, verbose=0, return_dict=True)
+    with model.drawing_from(trial.seed):
+        on_training_part = model.evaluate(dataset.x_train, dataset.y_train, 500, verbose=0, return_dict=True)
     return {
         "training_negative_elbo": on_training_part["negative_elbo"],
         **evaluation.evaluate_model(model, dataset, judge, samples=2 if trial.quick else 50),
