@@ -70,17 +70,16 @@ class InverseAutoregressiveFlow(keras.layers.Layer):
 
     def call(self, z, context):
         log_determinant = 0.0
+        hidden_mask, output_mask = (
+            tf.cast(mask, self.compute_dtype) for mask in (self._hidden_mask, self._output_mask)
+        )
         for step, weights in enumerate(self._weights_of_steps):
             if step > 0:
                 z = tf.reverse(z, axis=[-1])
             hidden = tf.nn.relu(
-                z @ (weights["hidden"] * self._hidden_mask)
-                + context @ weights["context"]
-                + weights["hidden_bias"]
+                z @ (weights["hidden"] * hidden_mask) + context @ weights["context"] + weights["hidden_bias"]
             )
-            m, s = tf.split(
-                hidden @ (weights["output"] * self._output_mask) + weights["output_bias"], 2, axis=-1
-            )
+            m, s = tf.split(hidden @ (weights["output"] * output_mask) + weights["output_bias"], 2, axis=-1)
             gate = tf.nn.sigmoid(s)
             z = gate * z + (1 - gate) * m
             log_determinant += tf.reduce_sum(tf.math.log_sigmoid(s), axis=-1)

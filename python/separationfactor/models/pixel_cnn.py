@@ -29,7 +29,7 @@ class _CausalConvolution(Conv2D):
         self._mask[-1, reach + sees_itself :] = 0
 
     def convolution_op(self, inputs, kernel):
-        return super().convolution_op(inputs, kernel * self._mask)
+        return super().convolution_op(inputs, kernel * tf.cast(self._mask, kernel.dtype))
 
 
 @keras.saving.register_keras_serializable(package="separationfactor")
@@ -110,6 +110,7 @@ class PixelCNN(keras.layers.Layer):
         """
         batch, height, width = tf.unstack(tf.shape(features)[:3])
         reach = self.reach
+        features, noise = (tf.cast(each, self.compute_dtype) for each in (features, noise))
         features, noise = (
             # The pixels' axes come first, so that a pixel of the whole batch is one piece.
             tf.transpose(each, (1, 2, 0, 3))
@@ -131,8 +132,8 @@ class PixelCNN(keras.layers.Layer):
             draw_pixel,
             (
                 tf.constant(0),
-                tf.zeros((height + reach, width + 2 * reach, batch, self.channels)),
-                tf.TensorArray(tf.float32, height * width),
+                tf.zeros((height + reach, width + 2 * reach, batch, self.channels), self.compute_dtype),
+                tf.TensorArray(self.compute_dtype, height * width),
             ),
         )
         images = padded[reach:, reach:-reach]
