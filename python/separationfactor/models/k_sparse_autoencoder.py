@@ -30,6 +30,28 @@ class DeadUnits(keras.metrics.Metric):
         return tf.reduce_sum(tf.cast(self.fired == 0, self.fired.dtype))
 
 
+class _Sparsity(KSparse):
+    """A `KSparse` that keeps `alpha * k` units at inference, at most all, whatever k is at the time."""
+
+    def __init__(self, k, alpha, units, **kwargs):
+        super().__init__(k, **kwargs)
+        self._alpha, self._units = alpha, units
+
+    @property
+    def inference_k(self):
+        return min(self._units, round(self._alpha * self.k))
+
+    def call(self, inputs, training=False):
+        if training or self._alpha == 1:
+            return super().call(inputs)
+        k = tf.round(self._alpha * tf.cast(self._k, tf.float64))
+        k = tf.minimum(tf.cast(k, tf.int64), self._units)
+        return self._separate(inputs, k, 1.0, 0.0)
+
+    def get_config(self):
+        return {**super().get_config(), "alpha": self._alpha, "units": self._units}
+
+
 @keras.saving.register_keras_serializable(package="separationfactor")
 class KSparseAutoencoder(Seeded, ImageModel):
     """An autoencoder of one hidden layer that keeps the `k` greatest units of its code.
@@ -62,9 +84,10 @@ class KSparseAutoencoder(Seeded, ImageModel):
     Args:
         image_shape: Tuple of three integers, height, width and channels of an image.
         units: Integer > 0. The size of the code.
-        k: Integer in [0, `units`]. How many units are kept in training. A schedule may start from
-            another and should end with it.
-        alpha: Float > 0. At inference `alpha * k` units are kept, rounded and at most `units`.
+        k: Integer in [0, `units`]. How many units are kept in training. It is a weight, which a schedule
+            may move and `load_weights` loads.
+        alpha: Float > 0. At inference `alpha * k` units are kept, rounded and at most `units`, for
+            the k of the time.
         tied: Boolean. Whether the decoder's weights are the encoder's, transposed.
         activation: `"linear"` or `"relu"`, what the code passes before its units compete.
         input_dropout: Float in [0, 1). The fraction of the pixels that are set to zero in training;
@@ -99,8 +122,8 @@ class KSparseAutoencoder(Seeded, ImageModel):
         units = arguments.integer("units", units, "a positive integer", least=1)
         super().__init__(image_shape, [keras.metrics.Mean(name="loss"), DeadUnits(units)], **kwargs)
         self.units = units
-        self.k = arguments.count("k", k)
-        if self.k > self.units:
+        k = arguments.count("k", k)
+        if k > self.units:
             raise ValueError(f"Argument `k` must be at most `units`. Received: k={k}, units={units}")
         self.alpha = arguments.finite("alpha", alpha)
         if self.alpha <= 0:
@@ -114,9 +137,10 @@ class KSparseAutoencoder(Seeded, ImageModel):
         pixels = math.prod(self.image_shape)
         self.kernel = self.add_weight(shape=(pixels, self.units), name="kernel")
         self.bias = self.add_weight(shape=(self.units,), initializer="zeros", name="bias")
-        self.sparsity = KSparse(
-            self.k,
-            inference_k=min(self.units, round(self.alpha * self.k)),
+        self.sparsity = _Sparsity(
+            k,
+            self.alpha,
+            self.units,
             implementation=implementation,
             name="sparsity",
             dtype=self.dtype_policy,
@@ -126,6 +150,11 @@ class KSparseAutoencoder(Seeded, ImageModel):
             self.decoder_kernel = self.add_weight(shape=(self.units, pixels), name="decoder_kernel")
         self.decoder_bias = self.add_weight(shape=(pixels,), initializer="zeros", name="decoder_bias")
         self.build((None, *self.image_shape))
+
+    @property
+    def k(self):
+        """How many units are kept in training: the `KSparse` layer's k, a weight that a schedule moves."""
+        return self.sparsity.k
 
     def _code(self, images, training):
         pixels = tf.cast(tf.reshape(images, (-1, math.prod(self.image_shape))), self.compute_dtype)
