@@ -145,6 +145,18 @@ def test_few_images_have_numbers_or_reasons(tiny_model, row_judge, labels, undef
     assert {"negative_elbo", "swap_accuracy", "active_units"}.isdisjoint(reasons)
 
 
+def test_a_seed_determines_all_of_an_evaluation(tiny_model, row_judge):
+    dataset = few_images([0, 1, 2, 3] * 3, np.arange(12))
+    before = tiny_model.seed_generator.state.numpy()
+    results = [
+        evaluation.evaluate_model(tiny_model, dataset, row_judge, samples=2, seed=s) for s in (1, 1, 2)
+    ]
+    np.testing.assert_array_equal(tiny_model.seed_generator.state, before)
+    assert results[0] == pytest.approx(results[1], rel=1e-6)
+    for name in ("negative_elbo", "importance_weighted_nll"):
+        assert results[0][name] != pytest.approx(results[2][name], rel=1e-6)
+
+
 def test_a_constant_factor_is_left_out(tiny_model, row_judge):
     labels = np.arange(40) % 4
     dataset = few_images(labels, np.arange(40) // 8)

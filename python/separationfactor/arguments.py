@@ -1,4 +1,7 @@
-"""Checks of arguments, in Keras' wording: each returns the value, or raises `ValueError`."""
+"""Checks of arguments, in Keras' wording: each returns the value, or raises `ValueError`.
+
+What only the values of a tensor tell is checked where these are known, by `checked`.
+"""
 
 import math
 import operator
@@ -63,3 +66,34 @@ def images(value, shape):
     if not value.dtype.is_floating:
         raise ValueError(f"Images must be floats in [0, 1]. Received: dtype={value.dtype.name}")
     return tf.cast(value, tf.float32)
+
+
+def unit_range(images):
+    """Returns images, once their values are known to be in [0, 1]."""
+    return checked(
+        images,
+        tf.reduce_all((images >= 0) & (images <= 1)),
+        "Images must be floats in [0, 1]",
+        tf.reduce_min(images),
+        tf.reduce_max(images),
+    )
+
+
+def checked(value, is_right, expected, least, greatest):
+    """Returns a float tensor if `is_right`, a boolean scalar, holds for what it was made from.
+
+    Args:
+        value: The tensor.
+        is_right: What must be true.
+        expected: What the error says was expected.
+        least: A scalar, the least number that came.
+        greatest: A scalar, the greatest number that came.
+
+    Raises:
+        tf.errors.InvalidArgumentError: If `is_right` does not hold. XLA has no such errors: what it compiles
+            returns NaN instead.
+    """
+    check = tf.debugging.Assert(is_right, [f"{expected}. Received: numbers in [", least, greatest, "]"])
+    with tf.control_dependencies([check] if check is not None else []):
+        value = tf.identity(value)
+    return tf.where(is_right, value, tf.constant(math.nan, value.dtype))

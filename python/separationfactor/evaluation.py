@@ -10,6 +10,7 @@ from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from separationfactor import metrics
 from separationfactor.data import Dataset
@@ -82,15 +83,21 @@ def evaluate_model(
         judge: What `train_judge` returns.
         images: How many test images serve, at most, for what takes long: all but the ELBO and accuracies.
         samples: Of z, an image, for the importance-weighted bound.
-        seed: Of the images that serve, the prior's samples, a PixelCNN's noise, and the halves and probes of
-            the metrics.
+        seed: Of the images that serve, all samples of z, a PixelCNN's noise, and the halves and probes of
+            the metrics. The model's own generator is left as it is.
         advance: Is called with the name of each part when it begins.
 
     Returns:
-        The metrics by name. Likelihoods are in nats an image. A metric that the images or the model leave
+        The metrics by name. Likelihoods are in nats an image, and those of p(x | y) at the label y, whatever
+        the model was trained on; log K more bounds -log p(x, y). A metric that the images or the model leave
         undefined, or that is not finite, is `None`; the entry `undefined`, if there is one, holds the reasons
         by the metrics' names.
     """
+    with model.drawing_from(seed):
+        return _evaluate_model(model, dataset, judge, images, samples, seed, advance)
+
+
+def _evaluate_model(model, dataset, judge, images, samples, seed, advance):
     result, undefined = {}, {}
 
     def add(measures):
@@ -114,7 +121,8 @@ def evaluate_model(
     chosen = np.sort(np.random.default_rng(seed).permutation(len(x))[:images])
     x, y = x[chosen], y[chosen]
     advance("importance-weighted bound")
-    log_weights = [_batched(model.log_weights, x, y) for _ in range(samples)]
+    weigh = tf.function(model.log_weights, reduce_retracing=True)
+    log_weights = [_batched(weigh, x, y) for _ in range(samples)]
     result["importance_weighted_nll"] = metrics.importance_weighted_nll(log_weights)
 
     advance("classes redrawn and drawn")

@@ -62,10 +62,14 @@ class _Completion(ImageModel):
         return keras.Model(inputs, outputs, name=name)
 
     def _parts(self, images):
-        """Returns the observed and the missing pixels, two tensors of shape `(batch, pixels)`."""
+        """Returns the observed and the missing pixels, two tensors of shape `(batch, pixels)`.
+
+        The observed ones are in [0, 1], the missing ones any numbers.
+        """
         images = arguments.images(images, self.image_shape)
         pixels = tf.reshape(images, (-1, math.prod(self.image_shape)))
-        return tf.gather(pixels, self._observed, axis=1), tf.gather(pixels, self._missing, axis=1)
+        observed = arguments.unit_range(tf.gather(pixels, self._observed, axis=1))
+        return observed, tf.gather(pixels, self._missing, axis=1)
 
     def _whole(self, observed, missing):
         """Returns images from their parts."""
@@ -73,7 +77,8 @@ class _Completion(ImageModel):
         return tf.reshape(pixels, (-1, *self.image_shape))
 
     def _terms(self, data, training):
-        return self._objective(*self._parts(self._images_alone(data)), training)
+        observed, missing = self._parts(self._images_alone(data))
+        return self._objective(observed, arguments.unit_range(missing), training)
 
 
 def _cross_entropy(pixels, logits):
@@ -190,7 +195,8 @@ class CompletionVAE(Seeded, _Completion):
 
     def _sample(self, mean, log_variance, seed=None):
         seed = self.seed_generator if seed is None else seed
-        return mean + tf.exp(0.5 * log_variance) * keras.random.normal(tf.shape(mean), seed=seed)
+        noise = keras.random.normal(tf.shape(mean), dtype=mean.dtype, seed=seed)
+        return mean + tf.exp(0.5 * log_variance) * noise
 
     def _objective(self, observed, missing, training):
         prior_mean, prior_log_variance = self._prior(observed, training)
@@ -249,6 +255,7 @@ class CompletionVAE(Seeded, _Completion):
         samples = arguments.integer("samples", samples, "a positive integer", least=1)
         arguments.one_of("method", method, ("importance", "monte_carlo"))
         observed, missing = self._parts(images)
+        missing = arguments.unit_range(missing)
         log_weights = self._log_weights(observed, missing, samples, method == "importance")
         return math.log(samples) - tf.reduce_logsumexp(log_weights, axis=0)
 

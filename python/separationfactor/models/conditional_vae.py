@@ -1,5 +1,6 @@
 """A conditional variational autoencoder whose class enters through the separation layer."""
 
+import functools
 import math
 
 import keras
@@ -15,6 +16,21 @@ from separationfactor.models.pixel_cnn import PixelCNN
 
 # The features of a pixel that a PixelCNN gets from the decoder.
 _PIXEL_FEATURES = 32
+
+
+def _with_labels_checked(method):
+    """Returns a method of Keras' that first looks at labels that are there: XLA drops assertions."""
+
+    @functools.wraps(method)
+    def wrapped(self, x=None, y=None, *args, **kwargs):
+        validation_data = kwargs.get("validation_data")
+        validation_labels = validation_data[1] if isinstance(validation_data, (tuple, list)) else None
+        for labels in (y, validation_labels):
+            if labels is not None:
+                self._one_hot(labels)
+        return method(self, x, y, *args, **kwargs)
+
+    return wrapped
 
 
 @keras.saving.register_keras_serializable(package="separationfactor")
@@ -41,6 +57,12 @@ class ConditionalVAE(Seeded, ImageModel):
     [Sohn, Lee and Yan, 2015](https://papers.nips.cc/paper/5775)). Grey pixels enter the Bernoulli
     likelihood as they are, as means of black and white ones.
 
+    The metrics `reconstruction`, `kl` and their sum `negative_elbo` are these two terms at the label y,
+    whatever the training takes for y, so that `negative_elbo` is a bound on `-log p(x | y)` for every
+    model. With `-log p(y) = log K` nats more it bounds `-log p(x, y)`, and so `-log p(x)`. The metric
+    `loss` is what is minimized. With `condition="predicted"` that is no bound: the decoder is given the
+    classifier's output for the very image it explains, at no cost.
+
     Example:
     >>> model = ConditionalVAE((8, 8, 1), num_classes=3)
     >>> model.compile(keras.optimizers.Adam(1e-3))
@@ -59,7 +81,7 @@ class ConditionalVAE(Seeded, ImageModel):
         separation_factor, suppression_factor, k, trainable_factors, implementation: The arguments
             of the `SeparationFactor` layer. A layer that selects one class needs `k=1`.
         combine: `"add"` decodes `z + S(y)`, `"concat"` decodes z and S(y) side by side.
-        condition: What the class vector is in training. `"label"` takes the one-hot label,
+        condition: What the class vector is in the loss. `"label"` takes the one-hot label,
             `"predicted"` the classifier's output. Where a method is given labels, it uses them; where
             it is not, the classifier's output.
         hard: Boolean. Whether the classifier's output becomes one-hot before it is used, instead of
@@ -85,6 +107,12 @@ class ConditionalVAE(Seeded, ImageModel):
 
     Returns:
         The images' reconstructions, from the mean of z and the predicted class.
+
+    Raises:
+        ValueError: If an argument, or the shape or dtype of images, labels or z, is not as above.
+        tf.errors.InvalidArgumentError: If images are not in [0, 1], or labels not in [0, `num_classes`).
+            XLA cannot raise it: what it compiles returns NaN, as the loss of labels that come from a
+            `tf.data.Dataset` does. Labels that are given as an array are checked before.
     """
 
     def __init__(
@@ -150,26 +178,58 @@ class ConditionalVAE(Seeded, ImageModel):
         self.separation.build((None, self.num_classes))
         with_flow, with_pixel_cnn = self.posterior == "iaf", self.decoder_type == "pixelcnn"
         z, pixels = (self.latent_dim,), self.image_shape
-        self.classifier = self._checked("make_classifier", [(self.num_classes,)])
-        self.encoder = self._checked("make_encoder", [z, z, (None,)] if with_flow else [z, z])
-        self.decoder = self._checked("make_decoder", [(*pixels[:2], None) if with_pixel_cnn else pixels])
-        self.flow = self._make_flow() if with_flow else None
-        self.pixel_cnn = self._make_pixel_cnn() if with_pixel_cnn else None
+        classes = (self.num_classes,)
+        latent = (self.latent_dim + (self.num_classes if self.combine == "concat" else 0),)
+        self.classifier, _ = self._checked("make_classifier", [pixels], [classes])
+        self.encoder, (_, _, *context) = self._checked(
+            "make_encoder", [pixels, classes], [z, z, (None,)] if with_flow else [z, z]
+        )
+        self.decoder, (features,) = self._checked(
+            "make_decoder", [latent], [(*pixels[:2], None) if with_pixel_cnn else pixels]
+        )
+        self.flow = self._make_flow(*context) if with_flow else None
+        self.pixel_cnn = self._make_pixel_cnn(features) if with_pixel_cnn else None
 
         self.build((None, *self.image_shape))
 
-    def _checked(self, method, shapes):
-        """Returns the network that `method`, perhaps a subclass's, makes, if its outputs have the shapes."""
+    def _checked(self, method, inputs, outputs):
+        """Returns the network that `method`, perhaps a subclass's, makes, and the shapes of its outputs.
+
+        Args:
+            method: The method's name.
+            inputs: The shapes that the network is to take, without the batch.
+            outputs: The shapes that it is to return.
+
+        Raises:
+            ValueError: If it takes or returns others.
+        """
         network = getattr(self, method)()
-        found = [tuple(output.shape[1:]) for output in network.outputs]
-        if len(found) != len(shapes) or not all(
-            tf.TensorShape(one).is_compatible_with(other) for one, other in zip(found, shapes, strict=True)
+        expected = f"`{method}` must return a `keras.Model`"
+        if not isinstance(network, keras.Model):
+            raise ValueError(f"{expected}. Received: {network} (of type {type(network)})")
+        tensors = [keras.Input(shape) for shape in inputs]
+        try:  # a call also builds what is not built yet
+            found = network(tensors if len(tensors) > 1 else tensors[0], training=False)
+        except Exception as error:
+            raise ValueError(
+                f"{expected} that takes inputs whose shapes are, but for the batch, {inputs}, and the "
+                f"argument `training`. Received: {network}, which fails: {error}"
+            ) from error
+        found = [tuple(output.shape[1:]) for output in tf.nest.flatten(found)]
+        if len(found) != len(outputs) or not all(
+            tf.TensorShape(one).is_compatible_with(other) for one, other in zip(found, outputs, strict=True)
         ):
             raise ValueError(
-                f"`{method}` must return a network whose outputs have, but for the batch, "
-                f"the shapes {shapes}. Received: {found}"
+                f"{expected} whose outputs have, but for the batch, the shapes {outputs}. Received: {found}"
             )
-        return network
+        return network, found
+
+    @staticmethod
+    def _run(network, inputs, training=False):
+        """Returns a network's outputs in float32, as a tensor or a list."""
+        return tf.nest.map_structure(
+            lambda output: tf.cast(output, tf.float32), network(inputs, training=training)
+        )
 
     # The networks. Height and width of an image are halved twice on the way to the latent.
 
@@ -177,7 +237,7 @@ class ConditionalVAE(Seeded, ImageModel):
         """Returns the network of q(y | x), which a subclass may replace.
 
         Returns:
-            A `keras.Model` from images to float32 logits of shape `(batch, num_classes)`.
+            A `keras.Model` from images to logits of shape `(batch, num_classes)`.
         """
         images = keras.Input(self.image_shape)
         features = images
@@ -197,9 +257,9 @@ class ConditionalVAE(Seeded, ImageModel):
         """Returns the network of q(z | x, y), which a subclass may replace.
 
         Returns:
-            A `keras.Model` from images and class vectors of shape `(batch, num_classes)` to the mean and the
-            log-variance of z, float32 and of shape `(batch, latent_dim)`; with `posterior="iaf"` also to a
-            vector of any size, the context of the flow.
+            A `keras.Model` from a list of images and class vectors of shape `(batch, num_classes)` to a list
+            of the mean and the log-variance of z, of shape `(batch, latent_dim)`; with `posterior="iaf"` also
+            a vector of any size, the context of the flow.
         """
         images = keras.Input(self.image_shape)
         class_vector = keras.Input((self.num_classes,))
@@ -216,18 +276,18 @@ class ConditionalVAE(Seeded, ImageModel):
             outputs.append(keras.layers.Activation("linear", name="context", dtype="float32")(features))
         return keras.Model([images, class_vector], outputs, name="encoder")
 
-    def _make_flow(self):
+    def _make_flow(self, context_shape):
         flow = InverseAutoregressiveFlow(name="flow", dtype="float32")
-        flow.build((None, self.latent_dim), self.encoder.output_shape[-1])
+        flow.build((None, self.latent_dim), (None, *context_shape))
         return flow
 
     def make_decoder(self):
         """Returns the network of p(x | z, y), which a subclass may replace.
 
         Returns:
-            A `keras.Model` from z + S(y), or from z and S(y) side by side with `combine="concat"`, to float32
-            logits of shape `(batch, *image_shape)`; with `decoder="pixelcnn"` to features of each pixel, of
-            shape `(batch, height, width, features)`.
+            A `keras.Model` from z + S(y), or from z and S(y) side by side with `combine="concat"`, to logits
+            of shape `(batch, *image_shape)`; with `decoder="pixelcnn"` to features of each pixel, of shape
+            `(batch, height, width, features)`.
         """
         height, width, channels = self.image_shape
         small = (math.ceil(height / 4), math.ceil(width / 4), 64)
@@ -243,12 +303,17 @@ class ConditionalVAE(Seeded, ImageModel):
         logits = Conv2D(outputs, 3, padding="same", dtype="float32")(features)
         return keras.Model(latent, logits, name="decoder")
 
-    def _make_pixel_cnn(self):
+    def _make_pixel_cnn(self, features_shape):
         pixel_cnn = PixelCNN(self.image_shape[-1], name="pixel_cnn", dtype="float32")
-        pixel_cnn.build((None, *self.image_shape), self.decoder.output_shape)
+        pixel_cnn.build((None, *self.image_shape), (None, *features_shape))
         return pixel_cnn
 
     # The model.
+
+    fit = _with_labels_checked(ImageModel.fit)
+    evaluate = _with_labels_checked(ImageModel.evaluate)
+    train_on_batch = _with_labels_checked(ImageModel.train_on_batch)
+    test_on_batch = _with_labels_checked(ImageModel.test_on_batch)
 
     def _class_vector(self, logits):
         """Returns the classifier's output as the class enters the model: soft or hard."""
@@ -260,38 +325,54 @@ class ConditionalVAE(Seeded, ImageModel):
         return hard + (soft - tf.stop_gradient(soft))
 
     def _one_hot(self, labels):
-        return tf.one_hot(self._labels(labels), self.num_classes)
+        """Returns labels as one-hot vectors, once they are known to be classes."""
+        labels = self._labels(labels)
+        return arguments.checked(
+            tf.one_hot(labels, self.num_classes),
+            tf.reduce_all((labels >= 0) & (labels < self.num_classes)),
+            f"`labels` must be integers in [0, {self.num_classes}), the model's number of classes",
+            tf.reduce_min(labels),
+            tf.reduce_max(labels),
+        )
 
-    def _labels(self, labels, name="labels"):
-        """Returns labels as a vector of integers, once they are known to be classes."""
+    @staticmethod
+    def _labels(labels):
+        """Returns labels as a vector of integers."""
         labels = tf.convert_to_tensor(labels)
         if not labels.dtype.is_integer:
-            raise ValueError(f"`{name}` must be integers. Received: dtype={labels.dtype.name}")
+            raise ValueError(f"`labels` must be integers. Received: dtype={labels.dtype.name}")
         if labels.shape.rank == 2 and labels.shape[1] == 1:
             labels = labels[:, 0]
         if labels.shape.rank != 1:
-            raise ValueError(f"`{name}` must be a vector of integers. Received: shape={labels.shape}")
-        labels = tf.cast(labels, tf.int32)
-        range_check = tf.debugging.assert_equal(
-            tf.reduce_all((labels >= 0) & (labels < self.num_classes)),
-            True,
-            message=f"`{name}` must be integers in [0, {self.num_classes}), the model's number of classes",
-        )
-        with tf.control_dependencies([range_check] if range_check is not None else []):
-            return tf.identity(labels)
+            raise ValueError(f"`labels` must be a vector of integers. Received: shape={labels.shape}")
+        return tf.cast(labels, tf.int64)
 
     def _images(self, images):
-        return arguments.images(images, self.image_shape)
+        return arguments.unit_range(arguments.images(images, self.image_shape))
 
-    def _noise(self, distribution, shape):
-        """Draws noise for a batch, where each example gets what its place in the global batch gives it."""
-        start, rows = place_in_batch(shape[0])
-        noise = distribution(tf.concat([[rows], shape[1:]], axis=0), seed=self.seed_generator)
-        return noise[start : start + shape[0]]
+    def _z(self, z):
+        """Returns a batch of z as a float32 tensor."""
+        z = tf.convert_to_tensor(z)
+        if not z.shape.is_compatible_with((None, self.latent_dim)):
+            raise ValueError(f"`z` must have shape (batch, {self.latent_dim}). Received: shape={z.shape}")
+        return tf.cast(z, tf.float32)
 
-    def _sample(self, mean, log_variance, context=None):
-        """Returns a sample z of q(z | x, y), from what the encoder gives, and log q(z | x, y) - log p(z)."""
-        noise = self._noise(keras.random.normal, tf.shape(mean))
+    def _noise(self, batch):
+        """Draws the noise of a batch: for z and, for a PixelCNN, for its pixels, which else is `None`.
+
+        Each example gets what its place in the global batch gives it.
+        """
+        start, rows = place_in_batch(batch)
+
+        def draw(distribution, shape):
+            noise = distribution((rows, *shape), dtype="float32", seed=self.seed_generator)
+            return noise[start : start + batch]
+
+        of_z = draw(keras.random.normal, (self.latent_dim,))
+        return of_z, None if self.pixel_cnn is None else draw(keras.random.uniform, self.image_shape)
+
+    def _sample(self, noise, mean, log_variance, context=None):
+        """Returns the sample z of q(z | x, y) that noise of N(0, I) gives, and log q(z | x, y) - log p(z)."""
         z = mean + tf.exp(0.5 * log_variance) * noise
         log_determinant = 0.0
         if self.flow is not None:
@@ -314,7 +395,7 @@ class ConditionalVAE(Seeded, ImageModel):
         if self.flow is None:
             return mean, log_variance
         # Over draws that are the same for each image and at each call.
-        noise = keras.random.normal((32, self.latent_dim), seed=0)
+        noise = keras.random.normal((32, self.latent_dim), dtype="float32", seed=0)
         noise = tf.concat([noise, -noise], axis=0)
         z = mean[:, tf.newaxis] + tf.exp(0.5 * log_variance)[:, tf.newaxis] * noise
         z, _ = self.flow(z, context[:, tf.newaxis])
@@ -327,21 +408,20 @@ class ConditionalVAE(Seeded, ImageModel):
             return tf.concat([z, class_code], axis=-1)
         return z + tf.pad(class_code, [[0, 0], [0, self.latent_dim - self.num_classes]])
 
-    def _image_logits(self, images, z, class_code, training):
-        """Returns the pixels' logits; a PixelCNN's are given the pixels before, made black or white."""
-        outputs = self.decoder(self._latent(z, class_code), training=training)
+    def _image_logits(self, images, z, class_code, noise, training):
+        """Returns the pixels' logits; a PixelCNN is given the images drawn black and white by noise."""
+        outputs = self._run(self.decoder, self._latent(z, class_code), training)
         if self.pixel_cnn is None:
             return outputs
-        drawn = self._noise(keras.random.uniform, tf.shape(images)) < images
-        return self.pixel_cnn(tf.cast(drawn, tf.float32), outputs)
+        return self.pixel_cnn(tf.cast(noise < images, tf.float32), outputs)
 
     def _decode(self, z, class_code, noise=None):
         """Returns mean images. A PixelCNN draws its pixels by `noise`, or else by the same for each image."""
-        outputs = self.decoder(self._latent(z, class_code), training=False)
+        outputs = self._run(self.decoder, self._latent(z, class_code))
         if self.pixel_cnn is None:
             return tf.nn.sigmoid(outputs)
         if noise is None:
-            noise = keras.random.uniform((1, *self.image_shape), seed=0)
+            noise = keras.random.uniform((1, *self.image_shape), dtype="float32", seed=0)
         _, means = self.pixel_cnn.draw(outputs, noise)
         return means
 
@@ -351,30 +431,17 @@ class ConditionalVAE(Seeded, ImageModel):
             return None
         shape = (images, *self.image_shape)
         if seed is None:
-            return keras.random.uniform(shape, seed=self.seed_generator)
+            return keras.random.uniform(shape, dtype="float32", seed=self.seed_generator)
         return tf.random.stateless_uniform(shape, seed=(seed, 1))  # `generate` draws z from (seed, 0)
 
-    def _objective(self, images, labels, training):
-        """Returns, for each example, the terms of the loss and whether the class was right."""
-        images, labels = self._images(images), self._labels(labels)
-        one_hot = tf.one_hot(labels, self.num_classes)
-        class_logits = self.classifier(images, training=training)
-        class_vector = one_hot if self.condition == "label" else self._class_vector(class_logits)
-        if self.stop_gradient:
-            class_vector = tf.stop_gradient(class_vector)
-
-        mean, log_variance, *context = self.encoder([images, class_vector], training=training)
-        z, log_ratio = self._sample(mean, log_variance, *context)
-        image_logits = self._image_logits(images, z, self.separation(class_vector), training)
-
-        return {
-            "reconstruction": self._cross_entropy(images, image_logits),
-            "kl": log_ratio if self.flow is not None else self._gaussian_kl(mean, log_variance),
-            "classifier_loss": tf.nn.softmax_cross_entropy_with_logits(labels=one_hot, logits=class_logits),
-            "classifier_accuracy": tf.cast(
-                tf.equal(tf.argmax(class_logits, axis=-1, output_type=tf.int32), labels), tf.float32
-            ),
-        }
+    def _negative_elbo(self, images, class_vector, noise, training):
+        """Returns the two terms of the negative ELBO at a class vector, for each example."""
+        of_z, of_pixels = noise
+        moments = self._run(self.encoder, [images, class_vector], training)
+        z, log_ratio = self._sample(of_z, *moments)
+        logits = self._image_logits(images, z, self.separation(class_vector), of_pixels, training)
+        kl = log_ratio if self.flow is not None else self._gaussian_kl(*moments)
+        return self._cross_entropy(images, logits), kl
 
     def _terms(self, data, training):
         images, labels, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
@@ -383,13 +450,30 @@ class ConditionalVAE(Seeded, ImageModel):
                 "ConditionalVAE is trained and evaluated on images and labels, without sample weights. "
                 f"Received: labels={labels}, sample_weight={sample_weight}"
             )
-        terms = self._objective(images, labels, training)
-        terms["negative_elbo"] = terms["reconstruction"] + terms["kl"]
+        images, one_hot = self._images(images), self._one_hot(labels)
+        noise = self._noise(tf.shape(images)[0])
+        if self.condition == "predicted":
+            # Before the loss's own, as a network keeps the penalties of its last call.
+            at_label = self._negative_elbo(images, one_hot, noise, training=False)
+        class_logits = self._run(self.classifier, images, training)
+        class_vector = one_hot if self.condition == "label" else self._class_vector(class_logits)
+        if self.stop_gradient:
+            class_vector = tf.stop_gradient(class_vector)
+        reconstruction, kl = self._negative_elbo(images, class_vector, noise, training)
+        classifier_loss = tf.nn.softmax_cross_entropy_with_logits(labels=one_hot, logits=class_logits)
         # TensorFlow's graph optimizer orders a chain of additions now one way, now another; a sum it keeps.
-        terms["loss"] = tf.reduce_sum(
-            tf.stack([terms["reconstruction"], self.beta * terms["kl"], terms["classifier_loss"]]), axis=0
-        )
-        return terms
+        loss = tf.reduce_sum(tf.stack([reconstruction, self.beta * kl, classifier_loss]), axis=0)
+        if self.condition == "predicted":
+            reconstruction, kl = at_label
+        is_right = tf.equal(tf.argmax(class_logits, axis=-1), tf.argmax(one_hot, axis=-1))
+        return {
+            "loss": loss,
+            "negative_elbo": reconstruction + kl,
+            "reconstruction": reconstruction,
+            "kl": kl,
+            "classifier_loss": classifier_loss,
+            "classifier_accuracy": tf.cast(is_right, tf.float32),
+        }
 
     def call(self, inputs, training=False):
         return self.reconstruct(inputs)
@@ -402,7 +486,7 @@ class ConditionalVAE(Seeded, ImageModel):
         Args:
             images: Float tensor of shape `(batch, *image_shape)`, with values in [0, 1].
         """
-        return tf.nn.softmax(self.classifier(self._images(images), training=False))
+        return tf.nn.softmax(self._run(self.classifier, self._images(images)))
 
     def encode(self, images, labels=None):
         """Returns the mean and the logarithm of the variance of q(z | x, y).
@@ -418,12 +502,12 @@ class ConditionalVAE(Seeded, ImageModel):
             Two tensors of shape `(batch, latent_dim)`.
         """
         images = self._images(images)
-        return self._moments(*self.encoder([images, self._class_vector_of(images, labels)], training=False))
+        return self._moments(*self._run(self.encoder, [images, self._class_vector_of(images, labels)]))
 
     def _class_vector_of(self, images, labels):
         if labels is not None:
             return self._one_hot(labels)
-        return self._class_vector(self.classifier(images, training=False))
+        return self._class_vector(self._run(self.classifier, images))
 
     def represent(self, images, labels=None):
         """Returns what the decoder is given of the images: the mean of z, with S(y) added or beside it.
@@ -439,32 +523,44 @@ class ConditionalVAE(Seeded, ImageModel):
         """
         images = self._images(images)
         class_vector = self._class_vector_of(images, labels)
-        mean, _ = self._moments(*self.encoder([images, class_vector], training=False))
+        mean, _ = self._moments(*self._run(self.encoder, [images, class_vector]))
         return self._latent(mean, self.separation(class_vector))
 
     def log_weights(self, images, labels):
         """Returns log p(x, z | y) - log q(z | x, y) of a sample z of q(z | x, y) for each image, in nats.
 
-        Its mean is the lower bound that is trained on. The logarithm of the mean weight of many samples
-        is a tighter one ([Burda, Grosse and Salakhutdinov, 2016](https://arxiv.org/abs/1509.00519)). With
-        `decoder="pixelcnn"` x is an image drawn black and white, the same at each call.
+        Its mean is the negative of the metric `negative_elbo`, a lower bound on log p(x | y). The logarithm
+        of the mean weight of many samples is a tighter one
+        ([Burda, Grosse and Salakhutdinov, 2016](https://arxiv.org/abs/1509.00519)). With
+        `decoder="pixelcnn"` x is the image drawn black and white, always the same for the same image.
 
         Args:
             images: Float tensor of shape `(batch, *image_shape)`, with values in [0, 1].
-            labels: Integer tensor of shape `(batch,)`, the images' classes. With
-                `condition="predicted"` the classifier's output is used, as in training.
+            labels: Integer tensor of shape `(batch,)`, the images' classes y.
 
         Returns:
             A tensor of shape `(batch,)`.
         """
-        images = self._images(images)
-        class_vector = self._class_vector_of(images, labels if self.condition == "label" else None)
-        z, log_ratio = self._sample(*self.encoder([images, class_vector], training=False))
+        images, class_vector = self._images(images), self._one_hot(labels)
+        of_z, of_pixels = self._noise(tf.shape(images)[0])
+        z, log_ratio = self._sample(of_z, *self._run(self.encoder, [images, class_vector]))
         if self.pixel_cnn is not None:
             # The weights of an image are to be of the same black and white one, and so is its density.
-            images = tf.cast(keras.random.uniform(tf.shape(images), seed=0) < images, tf.float32)
-        logits = self._image_logits(images, z, self.separation(class_vector), training=False)
+            images = self._black_and_white(images)
+        logits = self._image_logits(images, z, self.separation(class_vector), of_pixels, training=False)
         return -self._cross_entropy(images, logits) - log_ratio
+
+    @staticmethod
+    @tf.function(reduce_retracing=True)
+    def _black_and_white(images):
+        """Draws black and white images whose means are grey ones; the same one for the same image."""
+        fingerprints = tf.raw_ops.Fingerprint(data=images, method="farmhash64")  # 8 bytes an image
+        noise = tf.map_fn(
+            lambda seed: tf.random.stateless_uniform(tf.shape(images)[1:], seed),
+            tf.bitcast(tf.reshape(fingerprints, (-1, 2, 4)), tf.int32),
+            fn_output_signature=images.dtype,
+        )
+        return tf.cast(noise < images, images.dtype)
 
     def decode(self, z, labels, seed=None):
         """Returns the mean images of p(x | z, y).
@@ -473,7 +569,7 @@ class ConditionalVAE(Seeded, ImageModel):
         pixels drawn before it.
 
         Args:
-            z: Float tensor of shape `(batch, latent_dim)`.
+            z: Tensor of numbers, of shape `(batch, latent_dim)`.
             labels: Integer tensor of shape `(batch,)`.
             seed: Integer or `None`, for `decoder="pixelcnn"`. With an integer, pixels are drawn by noise
                 that each image has of its own, the same at each call. With `None`, all images have the
@@ -482,7 +578,7 @@ class ConditionalVAE(Seeded, ImageModel):
         Returns:
             A tensor of shape `(batch, *image_shape)`, with values in [0, 1].
         """
-        z = tf.convert_to_tensor(z)
+        z = self._z(z)
         noise = None if seed is None else self._pixel_noise(tf.shape(z)[0], seed)
         return self._decode(z, self.separation(self._one_hot(labels)), noise)
 
@@ -499,7 +595,7 @@ class ConditionalVAE(Seeded, ImageModel):
         """
         images = self._images(images)
         class_vector = self._class_vector_of(images, labels)
-        mean, _ = self._moments(*self.encoder([images, class_vector], training=False))
+        mean, _ = self._moments(*self._run(self.encoder, [images, class_vector]))
         return self._decode(mean, self.separation(class_vector))
 
     def generate(self, labels, seed=None):
@@ -515,7 +611,7 @@ class ConditionalVAE(Seeded, ImageModel):
         """
         one_hot = self._one_hot(labels)
         shape = (tf.shape(one_hot)[0], self.latent_dim)
-        z = keras.random.normal(shape, seed=self.seed_generator if seed is None else seed)
+        z = keras.random.normal(shape, dtype="float32", seed=self.seed_generator if seed is None else seed)
         noise = self._pixel_noise(shape[0], seed)
         return self._decode(z, self.separation(one_hot), noise)
 
@@ -541,7 +637,7 @@ class ConditionalVAE(Seeded, ImageModel):
         Args:
             labels: Integer tensor of shape `(batch,)`, the class of each row of images.
             values: Sequence of floats, the values that a dimension of z takes.
-            z: Float tensor of shape `(batch, latent_dim)`, where the traversals cross. With `None`,
+            z: Tensor of numbers, of shape `(batch, latent_dim)`, where the traversals cross. With `None`,
                 the prior's mean, 0.
 
         Returns:
@@ -551,7 +647,7 @@ class ConditionalVAE(Seeded, ImageModel):
         values = tf.convert_to_tensor(values, tf.float32)
         if values.shape.rank != 1:
             raise ValueError(f"`values` must be a sequence of floats. Received: shape={values.shape}")
-        z = tf.zeros((tf.shape(labels)[0], self.latent_dim)) if z is None else tf.convert_to_tensor(z)
+        z = tf.zeros((tf.shape(labels)[0], self.latent_dim)) if z is None else self._z(z)
         batch, steps = tf.shape(labels)[0], tf.size(values)
         grid = tf.broadcast_to(
             z[:, tf.newaxis, tf.newaxis, :], (batch, self.latent_dim, steps, self.latent_dim)
@@ -570,7 +666,7 @@ class ConditionalVAE(Seeded, ImageModel):
             labels: Integer tensor of shape `(batch,)`, the classes to start from.
             to_labels: Integer tensor of shape `(batch,)`, the classes to arrive at.
             steps: Integer > 1. The number of images on the way, both ends included.
-            z: Float tensor of shape `(batch, latent_dim)`. With `None`, the prior's mean, 0.
+            z: Tensor of numbers, of shape `(batch, latent_dim)`. With `None`, the prior's mean, 0.
 
         Returns:
             A tensor of shape `(batch, steps, *image_shape)`.
@@ -578,7 +674,7 @@ class ConditionalVAE(Seeded, ImageModel):
         steps = arguments.integer("steps", steps, "an integer > 1", least=2)
         start, end = self.separation(self._one_hot(labels)), self.separation(self._one_hot(to_labels))
         batch = tf.shape(start)[0]
-        z = tf.zeros((batch, self.latent_dim)) if z is None else tf.convert_to_tensor(z)
+        z = tf.zeros((batch, self.latent_dim)) if z is None else self._z(z)
         fraction = tf.cast(tf.linspace(0.0, 1.0, steps), start.dtype)[tf.newaxis, :, tf.newaxis]
         codes = start[:, tf.newaxis] * (1 - fraction) + end[:, tf.newaxis] * fraction
         images = self._decode(tf.repeat(z, steps, axis=0), tf.reshape(codes, (-1, self.num_classes)))

@@ -1,5 +1,8 @@
 """What the models of images share: a step of training, and a state of random numbers that is saved."""
 
+import contextlib
+import warnings
+
 import keras
 import tensorflow as tf
 
@@ -11,7 +14,8 @@ class ImageModel(keras.Model):
     """A model of images that its constructor builds, from the configuration alone.
 
     A subclass's `_terms(data, training)` returns tensors by name, an entry an example. Training minimizes
-    the mean of `loss` over the global batch; what else there is, metrics of that name keep track of.
+    the mean of `loss` over the global batch; what else there is, metrics of that name keep track of. The
+    penalties of the model's layers are added to `loss`: regularizers, activity penalties and `add_loss`.
     """
 
     def __init__(self, image_shape, metrics, **kwargs):
@@ -36,6 +40,14 @@ class ImageModel(keras.Model):
             )
         return images
 
+    def _terms_and_penalties(self, data, training):
+        self._clear_losses()  # of the last step, which Keras clears where a model is called as a whole
+        terms = self._terms(data, training)
+        # Added to each example's loss, so that a replica counts by its share of the global batch.
+        for penalty in self.losses:
+            terms["loss"] += tf.cast(tf.reduce_sum(penalty), terms["loss"].dtype)
+        return terms
+
     def _track(self, terms):
         for name, values in terms.items():
             self._metrics_by_name[name].update_state(values)
@@ -43,17 +55,19 @@ class ImageModel(keras.Model):
 
     def train_step(self, data):
         with tf.GradientTape() as tape:
-            terms = self._terms(data, training=True)
+            terms = self._terms_and_penalties(data, training=True)
             # Gradients are summed over replicas.
             _, rows = place_in_batch(tf.size(terms["loss"]))
             loss = tf.reduce_sum(terms["loss"]) / tf.cast(rows, terms["loss"].dtype)
             scaled_loss = self.optimizer.scale_loss(loss)
-        weights = self.trainable_weights
-        self.optimizer.apply_gradients(zip(tape.gradient(scaled_loss, weights), weights, strict=True))
+        if weights := self.trainable_weights:
+            self.optimizer.apply_gradients(zip(tape.gradient(scaled_loss, weights), weights, strict=True))
+        else:
+            warnings.warn("The model does not have any trainable weights.", stacklevel=2)  # as Keras warns
         return self._track(terms)
 
     def test_step(self, data):
-        return self._track(self._terms(data, training=False))
+        return self._track(self._terms_and_penalties(data, training=False))
 
     def compute_output_shape(self, input_shape):
         return tuple(input_shape)
@@ -65,6 +79,20 @@ class Seeded:
     def _seed(self, seed):
         self.seed = seed if seed is None else arguments.integer("seed", seed, "an integer or `None`")
         self.seed_generator = keras.random.SeedGenerator(self.seed)
+
+    @contextlib.contextmanager
+    def drawing_from(self, seed):
+        """Has the model draw by `seed` in a `with` block, and then go on drawing where it was before.
+
+        Args:
+            seed: Integer.
+        """
+        before = self.seed_generator.state.numpy()
+        self.seed_generator.state.assign(keras.random.SeedGenerator(seed).state)
+        try:
+            yield
+        finally:
+            self.seed_generator.state.assign(before)
 
     def save_own_variables(self, store):
         super().save_own_variables(store)
