@@ -139,24 +139,34 @@ def place_in_batch(rows: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     return tf.cumsum(of_each, exclusive=True)[index], tf.reduce_sum(of_each)
 
 
-def _pieces(batches: keras.utils.PyDataset, strategy: tf.distribute.Strategy) -> Any:
-    """Returns batches distributed among the replicas, as an iterable that starts anew each time."""
+def _on_each_replica(
+    step: Callable[[tuple[tf.Tensor, ...]], Any],
+    batches: keras.utils.PyDataset,
+    strategy: tf.distribute.Strategy,
+) -> Callable[[tuple[np.ndarray, ...]], None]:
+    """Returns a function of a global batch that runs a step on each replica, with its piece of the batch.
 
-    def pieces_of(context):
-        """This worker's pieces: of each batch, one for each of its replicas."""
-        replicas = context.num_replicas_in_sync
-        local = replicas // context.num_input_pipelines
-        first = local * context.input_pipeline_id
+    The pieces are arguments and not the elements of a `tf.data.Dataset`, because deleting its iterators can
+    take minutes on a busy processor (seen in TensorFlow 2.21). The thread that tunes an iterator is woken
+    before the iterator counts as cancelled. If the thread looks in between, it sleeps again, for up to 60
+    seconds, and the deletion waits for it. Under `MirroredStrategy` each device has such an iterator.
+    """
+    replicas = strategy.num_replicas_in_sync
+    # The signature leaves the sizes of pieces open, so that an odd one traces nothing anew.
+    piece = tuple(tf.TensorSpec((None, *array.shape[1:]), array.dtype) for array in batches[0])
 
-        def generate():
-            for index in range(len(batches)):
-                cuts = zip(*(np.array_split(array, replicas) for array in batches[index]), strict=True)
-                yield from list(cuts)[first : first + local]
+    # Without AutoGraph, as Keras' own `fit` traces a step.
+    @tf.function(input_signature=[[piece] * replicas], autograph=False)
+    def run(pieces):
+        own = strategy.experimental_distribute_values_from_function(
+            lambda context: pieces[context.replica_id_in_sync_group]
+        )
+        strategy.run(step, (own,))
 
-        signature = tuple(tf.TensorSpec((None, *array.shape[1:]), array.dtype) for array in batches[0])
-        return tf.data.Dataset.from_generator(generate, output_signature=signature).prefetch(local)
+    def run_on(batch):
+        run(list(zip(*(np.array_split(array, replicas) for array in batch), strict=True)))
 
-    return strategy.distribute_datasets_from_function(pieces_of)
+    return run_on
 
 
 def fit(
@@ -201,17 +211,8 @@ def fit(
         return
     with strategy.scope():
         model.optimizer.build(model.trainable_variables)
-    train, test = _pieces(batches, strategy), _pieces(test_batches, strategy)
-
-    def each_replica(step: Callable, pieces: Any) -> Callable:
-        # The signature leaves the sizes of pieces open, so that an odd one traces nothing anew.
-        @tf.function(input_signature=[pieces.element_spec])
-        def run(piece):
-            strategy.run(step, (piece,))
-
-        return run
-
-    train_step, test_step = each_replica(model.train_step, train), each_replica(model.test_step, test)
+    train_step = _on_each_replica(model.train_step, batches, strategy)
+    test_step = _on_each_replica(model.test_step, test_batches, strategy)
     progress = keras.callbacks.CallbackList(
         list(callbacks),
         add_progbar=verbose != 0,
@@ -224,15 +225,15 @@ def fit(
     for epoch in range(initial_epoch, epochs):
         model.reset_metrics()
         progress.on_epoch_begin(epoch)
-        for step, piece in enumerate(train):
+        for step in range(len(batches)):
             progress.on_train_batch_begin(step)
-            train_step(piece)
+            train_step(batches[step])
             # Metrics are summed over all workers, which would take the batches of each longer: once an epoch.
             progress.on_train_batch_end(step)
         logs = model.get_metrics_result()
         model.reset_metrics()
-        for piece in test:
-            test_step(piece)
+        for step in range(len(test_batches)):
+            test_step(test_batches[step])
         logs |= {f"val_{name}": value for name, value in model.get_metrics_result().items()}
         progress.on_epoch_end(epoch, {name: float(value) for name, value in logs.items()})
     progress.on_train_end()
