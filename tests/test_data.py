@@ -1,10 +1,15 @@
 """Data sets: each source gives the same kind of arrays, and whatever is wrong with one is said plainly."""
 
 import gzip
+import io
+import os
+import warnings
+import zipfile
 
 import numpy as np
 import pytest
 
+import fuzz_data
 from separationfactor import data
 
 
@@ -177,5 +182,130 @@ def test_malformed_idx(tmp_path):
     with pytest.raises(data.DatasetError, match="Missing: train-images-idx3-ubyte"):
         data.load(tmp_path)
     images.with_suffix(".gz").write_bytes(gzip.compress(whole)[:-20])
-    with pytest.raises(data.DatasetError, match="train-images-idx3-ubyte.gz: cannot be read"):
+    with pytest.raises(data.DatasetError, match="ubyte.gz: expected an idx file .* cannot be read"):
         data.load(tmp_path)
+
+
+# Files that nobody should make, and that come all the same
+
+
+def npy(array):
+    file = io.BytesIO()
+    np.save(file, array)
+    return file.getvalue()
+
+
+def archive(path, **members):
+    with zipfile.ZipFile(path, "w") as file:
+        for name, content in {**{key: npy(array) for key, array in mnist_like().items()}, **members}.items():
+            file.writestr(f"{name}.npy", content)
+    return path
+
+
+def with_zip_field(path, offset, value):
+    """Changes a byte of each of an archive's local headers and, two bytes further, of its central ones."""
+    content = bytearray(path.read_bytes())
+    for mark, start in ((b"PK\3\4", offset), (b"PK\1\2", offset + 2)):
+        at = content.find(mark)
+        while at >= 0:
+            content[at + start] = value
+            at = content.find(mark, at + 4)
+    path.write_bytes(content)
+
+
+MALFORMED = {
+    "text for an array": lambda path: archive(path, x_train=b"hello"),
+    "an unclosed bracket": lambda path: archive(
+        path, x_train=npy(mnist_like()["x_train"]).replace(b")", b"(", 1)
+    ),
+    "ten terabytes": lambda path: archive(
+        path, x_train=npy(mnist_like()["x_train"]).replace(b"(12, 6, 5)", b"(9999999999999, 6, 5)")
+    ),
+    "encrypted": lambda path: with_zip_field(archive(path), 6, 1),
+    "Deflate64": lambda path: with_zip_field(archive(path), 8, 9),
+    "zip version 9.9": lambda path: with_zip_field(archive(path), 4, 99),
+    "objects": lambda path: np.savez(path, **{**mnist_like(), "y_test": np.array([{}] * 5)}),
+    "records": lambda path: np.savez(path, **{**mnist_like(), "y_test": np.zeros(5, [("a", "i4")])}),
+    "complex numbers": lambda path: np.savez(path, **{**mnist_like(), "x_test": np.ones((5, 6, 5), "c8")}),
+    "a single number": lambda path: np.savez(path, **{**mnist_like(), "x_test": np.uint8(1)}),
+    "durations": lambda path: np.savez(path, **{**mnist_like(), "y_test": np.zeros(5, "m8[s]")}),
+}
+
+
+@pytest.mark.parametrize("name", MALFORMED)
+def test_malformed_archives(name, tmp_path):
+    path = tmp_path / "file.npz"
+    MALFORMED[name](path)
+    with pytest.raises(data.DatasetError, match="file.npz.* (expected|must)"):
+        data.load(path)
+
+
+def test_idx_sizes_whose_product_wraps(tmp_path):
+    write_idx_folder(tmp_path, mnist_like())
+    sizes = np.array([2**31, 2**31, 4], ">u4")
+    (tmp_path / data._IDX_FILES["x_train"]).write_bytes(bytes([0, 0, 8, 3]) + sizes.tobytes())
+    with pytest.raises(data.DatasetError, match=f"fit into this machine's memory.*Received: {2**64} bytes"):
+        data.load(tmp_path)
+
+
+@pytest.mark.parametrize("greatest", [12, 2**31, 2**32 + 1, 2**63, 2**64 - 1])
+def test_labels_that_can_be_no_classes(greatest, tmp_path):
+    labels = np.zeros(12, np.uint64)
+    labels[3] = greatest
+    np.savez(tmp_path / "file.npz", **{**mnist_like(), "y_train": labels, "y_test": np.zeros(5, int)})
+    message = f"y_train must be less than 12, .*Received: greatest label {greatest}$"
+    with pytest.raises(data.DatasetError, match=message):
+        data.load(tmp_path / "file.npz")
+
+
+@pytest.mark.parametrize(
+    "names", [[b"a", b"b"], ["a", "a"], ["a", ""], ["a", "\x1b[31m"], [1, 2], [["a", "b"]]], ids=repr
+)
+def test_names_that_name_no_factors(names, tmp_path):
+    factors = {f"factors_{part}": np.ones((count, 2)) for part, count in (("train", 12), ("test", 5))}
+    np.savez(tmp_path / "file.npz", **mnist_like(), factor_names=np.array(names), **factors)
+    with pytest.raises(data.DatasetError, match=r"file.npz: (factor_names|factors_train) must"):
+        data.load(tmp_path / "file.npz")
+
+
+@pytest.mark.parametrize("dtype", [">i2", "<u8", ">u4", "i1"])
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_arrays_of_other_machines(dtype, order, tmp_path):
+    arrays = {key: array % 128 for key, array in mnist_like().items()}
+    others = {key: np.asarray(array, dtype, order=order) for key, array in arrays.items()}
+    np.savez(tmp_path / "file.npz", **others)
+    with pytest.warns(data.DatasetWarning, match="x_train is dark"):
+        assert_is(data.load(tmp_path / "file.npz"), arrays)
+
+
+def test_what_is_no_file_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe.npz")
+    with pytest.raises(data.DatasetError, match="no such data set"):
+        data.load(tmp_path / "pipe.npz")
+
+
+@pytest.mark.parametrize(("greatest", "dtype", "is_dark"), [
+    (1, "u1", True), (16, "u1", True), (127, "i4", True), (128, "u1", False), (255, "u1", False),
+    (1 / 255, "f4", True), (0.4, "f8", True), (1.0, "f4", False),
+])  # fmt: skip
+def test_dark_images_are_told_of(greatest, dtype, is_dark, tmp_path):
+    arrays = mnist_like()
+    for part in ("x_train", "x_test"):
+        arrays[part] = (arrays[part] % 2 * greatest).astype(dtype)
+    np.savez(tmp_path / "file.npz", **arrays)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        data.load(tmp_path / "file.npz")
+    messages = [str(warning.message) for warning in caught if warning.category is data.DatasetWarning]
+    assert len(messages) == is_dark
+    if is_dark:
+        white = 255 if dtype[0] in "ui" else 1
+        assert "file.npz: x_train is dark" in messages[0]
+        assert f"and {white} is white" in messages[0]
+
+
+@pytest.mark.parametrize("number", range(150))
+def test_corrupted_files_are_refused_or_sound(number, tmp_path):
+    """A small sample of what tests/fuzz_data.py loads."""
+    path, _ = fuzz_data.write_case(number, tmp_path)
+    fuzz_data.outcome(path)
