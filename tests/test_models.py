@@ -336,7 +336,8 @@ def test_pixels_are_drawn_by_one_noise_or_by_each_images_own():
         lambda **seed: model.swap(images, labels, **seed),
     ):
         one, two = draw().numpy()
-        np.testing.assert_array_equal(one, two)
+        # But for rounding, which on some processors depends on an image's place in the batch.
+        np.testing.assert_allclose(one, two, rtol=1e-6)
         one, two = draw(seed=1).numpy()
         assert not np.array_equal(one, two)
         np.testing.assert_array_equal(draw(seed=1), [one, two])
