@@ -202,8 +202,10 @@ def find_tensorflow():
 
 def without_native():
     """Returns the command that installs without compiled code."""
-    # What pip has fetched or unpacked lies in a folder that it removes.
-    fetched = any(part.startswith(("pip-req-build-", "pip-install-")) for part in ROOT.parts)
+    # What pip or build has fetched or unpacked lies in a folder that it removes.
+    fetched = any(
+        part.startswith(("pip-req-build-", "pip-install-", "build-via-sdist-")) for part in ROOT.parts
+    )
     return f"SEPARATIONFACTOR_NATIVE=off pip install {'SOURCE' if fetched else shlex.quote(str(ROOT))}"
 
 
