@@ -35,7 +35,7 @@ VERSION_TESTS = ops xla transformations saved_gradients layers callbacks portabl
 .PHONY: demo test test-oldest lint core-test python-test short-demo fuzz cuda-evidence develop clean
 
 demo: $(VENV)/installed
-	$(BIN)/separationfactor $(DEMO) --output $(RUN) --resume
+	$(BIN)/separationfactor $(DEMO) --output $(RUN) $(if $(wildcard $(RUN)/config.json),--resume)
 
 test:
 	@start=$$(date +%s); $(MAKE) lint core-test python-test short-demo && \

@@ -48,7 +48,7 @@ if(nvcc)
   endif()
 endif()
 
-set(why_not_cuda "\"${reason}\"")
+json_string(why_not_cuda "${reason}")
 if(cuda_found)
   set(why_not_cuda "null")
   # Code of one architecture runs on the later ones of its major version, so the first of each version is enough:

@@ -237,8 +237,12 @@ def test_resuming_a_finished_run_draws_its_pictures_again(dataset_path, tmp_path
         np.testing.assert_array_equal(mine, theirs)
 
 
-def test_resuming_nothing_starts_a_run(dataset_path, tmp_path):
-    assert train(dataset_path, tmp_path / "new", resume=True, epochs=1).model_path.exists()
+def test_resuming_nothing_is_an_error(dataset_path, tmp_path):
+    (tmp_path / "empty").mkdir()
+    for folder in (tmp_path / "none", tmp_path / "empty"):
+        with pytest.raises(runs.RunError, match="expected a run's folder to continue"):
+            train(dataset_path, folder, resume=True, epochs=1)
+    assert os.listdir(tmp_path) == ["empty"]
 
 
 def test_files_are_written_at_once(tmp_path):
@@ -252,6 +256,31 @@ def test_files_are_written_at_once(tmp_path):
         temporary.write_text("after")
     assert path.read_text() == "after"
     assert os.listdir(tmp_path) == ["file.txt"]
+
+
+def test_files_are_written_where_a_path_leads(tmp_path):
+    with runs.written_at_once(tmp_path / "new" / "folder" / "file.txt") as temporary:
+        temporary.write_text("in folders that are made")
+    link = tmp_path / "link.txt"
+    link.symlink_to(tmp_path / "new" / "target.txt")
+    with runs.written_at_once(link) as temporary:
+        temporary.write_text("at the end of a link")
+    assert (link.is_symlink(), link.read_text()) == (True, "at the end of a link")
+    # Nothing is put in the place of a device or a pipe.
+    os.mkfifo(tmp_path / "pipe")
+    with (
+        pytest.raises(FileExistsError, match="Not a regular file.*pipe"),
+        runs.written_at_once(tmp_path / "pipe"),
+    ):
+        raise AssertionError("written to")
+    assert (tmp_path / "pipe").is_fifo()
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32])
+def test_a_seed_that_is_none(seed):
+    assert runs.Options(seed=2**32 - 1).seed == 2**32 - 1
+    with pytest.raises(runs.RunError, match=rf"seed must be an integer in \[0, 2\^32\). Received: {seed}"):
+        runs.Options(seed=seed)
 
 
 # The command line

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from pathlib import Path
+import json
+import shlex
 
 import click
 import numpy as np
@@ -26,25 +27,11 @@ from separationfactor import (
     studies,
 )
 from separationfactor import factors as known_factors
+from separationfactor.terminal import SEED, PathType, plain, reports_errors, say
 
-
-def _reports_errors(command):
-    """Turns what a user can mend into a message without a traceback."""
-
-    @functools.wraps(command)
-    def wrapped(*args, **kwargs):
-        try:
-            return command(*args, **kwargs)
-        except (
-            data.DatasetError,
-            distribution.StrategyError,
-            export.ExportError,
-            runs.RunError,
-            studies.StudyError,
-        ) as error:
-            raise click.ClickException(str(error)) from error
-
-    return wrapped
+_reports_errors = reports_errors(
+    data.DatasetError, distribution.StrategyError, export.ExportError, runs.RunError, studies.StudyError
+)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
@@ -63,7 +50,7 @@ def _option(flag, help, **kwargs):
 
 
 def _run_folder():
-    return click.argument("run", type=click.Path(path_type=Path))
+    return click.argument("run", type=PathType())
 
 
 @main.command()
@@ -75,9 +62,7 @@ def _run_folder():
 @_option("--epochs", "How many times to go through the training images.", type=click.IntRange(1))
 @_option("--batch-size", "Images in a training step.", type=click.IntRange(1))
 @_option("--learning-rate", "Adam's.", type=click.FloatRange(0, min_open=True))
-@_option(
-    "--seed", "Seeds weights, order and sampling: the same seed gives the same run.", type=click.IntRange(0)
-)
+@_option("--seed", "Seeds weights, order and sampling: the same seed gives the same run.", type=SEED)
 @_option("--separation", "The factor of the selected class.", type=float)
 @_option("--suppression", "The factor of the other classes.", type=float)
 @_option("--k", "How many classes are selected.", type=click.IntRange(0))
@@ -121,13 +106,11 @@ def _run_folder():
     "How many devices: GPUs or, without any, parts of the CPU.  [default: all GPUs, or 2]",
     type=click.IntRange(1),
 )
-@click.option(
-    "--output", required=True, type=click.Path(path_type=Path), help="The run's folder.", show_default=False
-)
+@click.option("--output", required=True, type=PathType(), help="The run's folder.", show_default=False)
 @click.option(
     "--resume",
     is_flag=True,
-    help="Continue the run in the folder, with its options; more --epochs make it longer.",
+    help="Continue the run that is in the folder, with its options; more --epochs make it longer.",
 )
 @click.pass_context
 @_reports_errors
@@ -142,17 +125,28 @@ def train(context, output, resume, **options):
     try:
         run = runs.train(output, resume=resume, verbose=1 if console.is_terminal else 2, **given)
     except KeyboardInterrupt:
-        raise click.ClickException(f"interrupted; --resume --output {output} continues the run") from None
+        if not runs.Run(output).exists():
+            raise
+        advice = f"--resume --output {shlex.quote(str(output))} continues the run"
+        raise click.ClickException(f"interrupted; {advice}") from None
     if run is None:
         return  # the chief tells of it
 
     last = {name: values[-1] for name, values in run.history().items()}
-    table = Table("", "training", "test", title=f"{output} after {last['epoch']} epochs")
+    title = plain(f"{output} after {last['epoch']} epochs", "table.title")
+    table = Table("", "training", "test", title=title)
     for name in (name for name in last if f"val_{name}" in last):
         table.add_row(name.replace("_", " "), f"{last[name]:.4g}", f"{last[f'val_{name}']:.4g}")
     console.print(table)
     for path in sorted(run.folder.glob("*.png")):
-        console.print(f"drew {path}", soft_wrap=True)
+        say(f"drew {path}")
+
+
+def _picture(context, parameter, path):
+    try:
+        return path and figures.check_suffix(path)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from error
 
 
 @main.command()
@@ -160,7 +154,10 @@ def train(context, output, resume, **options):
 @click.option("--label", default=0, help="The class to draw.", type=click.IntRange(0))
 @click.option("--to", help="Draw the way from the class to this one instead.", type=click.IntRange(0))
 @click.option(
-    "--output", type=click.Path(path_type=Path), help="The picture  [default: in RUN, by its labels]"
+    "--output",
+    type=PathType(dir_okay=False),
+    callback=_picture,
+    help="The picture  [default: in RUN, by its labels]",
 )
 @_reports_errors
 def traverse(run, label, to, output):
@@ -178,7 +175,7 @@ def traverse(run, label, to, output):
         figure, name = figures.morphs(model, [(label, to)]), f"morph-{label}-{to}.png"
     path = output or run.folder / name
     runs.save_figure(figure, path)
-    rich.get_console().print(f"drew {path}", soft_wrap=True)
+    say(f"drew {path}")
 
 
 @main.command("export")
@@ -190,9 +187,7 @@ def traverse(run, label, to, output):
     help="A folder for TensorFlow, a file of TFLite's built-in ops, or a folder of ONNX files.",
     show_default=False,
 )
-@click.option(
-    "--output", type=click.Path(path_type=Path), help="What is written  [default: in RUN, by its format]"
-)
+@click.option("--output", type=PathType(), help="What is written  [default: in RUN, by its format]")
 @_reports_errors
 def export_run(run, format, output):
     """Writes the model of RUN for runtimes that do not have this package.
@@ -203,10 +198,9 @@ def export_run(run, format, output):
     run = runs.Run(run)
     model = run.model()
     path = output or run.folder / ("model.tflite" if format == "tflite" else format)
-    console = rich.get_console()
-    with console.status(f"converting the model of {run}"):
+    with rich.get_console().status(plain(f"converting the model of {run}")):
         export.export(model, path, format)
-    console.print(f"wrote {path}", soft_wrap=True)
+    say(f"wrote {path}")
 
 
 @main.command()
@@ -217,7 +211,7 @@ def export_run(run, format, output):
 @click.option(
     "--samples", default=100, help="Samples of the importance-weighted bound.", type=click.IntRange(1)
 )
-@click.option("--seed", default=0, help="Seeds the choice of images and the probes.", type=click.IntRange(0))
+@click.option("--seed", default=0, help="Seeds the choice of images and the probes.", type=SEED)
 @_reports_errors
 def evaluate(run, images, samples, seed):
     """Measures the model of RUN, and writes RUN/metrics.json."""
@@ -226,21 +220,28 @@ def evaluate(run, images, samples, seed):
         result = evaluation.evaluate(
             runs.Run(run), images=images, samples=samples, seed=seed, advance=status.update
         )
-    table = Table("metric", "test", title=str(run))
+    table = Table("metric", "test", title=plain(run, "table.title"))
     undefined = result.pop("undefined", {})
     for name, value in result.items():
-        shown = f"{value:.4g}" if value is not None else f"undefined: {undefined[name]}"
-        table.add_row(name.replace("_", " "), shown)
+        table.add_row(name.replace("_", " "), "undefined" if value is None else f"{value:.4g}")
     console.print(table)
-    console.print(f"wrote {run / 'metrics.json'}", soft_wrap=True)
+    for name, reason in undefined.items():
+        say(f"{name.replace('_', ' ')} is undefined: {reason}")
+    say(f"wrote {run / 'metrics.json'}")
 
 
 @main.command()
-def info():
+@click.option("--json", "as_json", is_flag=True, help="As JSON, for programs.")
+@_reports_errors
+def info(as_json):
     """Tells how the package was built and what it runs on."""
+    described = native.build_info()
+    if as_json:
+        click.echo(json.dumps(described, indent=2))
+        return
     table = Table(show_header=False)
-    for name, value in native.build_info().items():
-        table.add_row(name.replace("_", " "), str(value))
+    for name, value in described.items():
+        table.add_row(name.replace("_", " "), plain(value))
     rich.get_console().print(table)
 
 
@@ -255,19 +256,18 @@ def _makes_images(command):
     @factors.command(command.__name__, help=command.__doc__)
     @click.option("--train", default=8000, help="How many training images.", type=click.IntRange(1))
     @click.option("--test", default=2000, help="How many test images.", type=click.IntRange(1))
-    @click.option("--seed", default=0, help="Seeds what is drawn at random.", type=click.IntRange(0))
+    @click.option("--seed", default=0, help="Seeds what is drawn at random.", type=SEED)
     @click.option(
-        "--output", required=True, type=click.Path(path_type=Path), help="The .npz file.", show_default=False
+        "--output", required=True, type=PathType(dir_okay=False), help="The .npz file.", show_default=False
     )
     @_reports_errors
     @functools.wraps(command)
     def wrapped(output, **options):
         arrays = command(**options)
-        output.parent.mkdir(parents=True, exist_ok=True)
         # A file, as NumPy adds a suffix to a path that has another.
         with runs.written_at_once(output) as temporary, open(temporary, "wb") as file:
             np.savez_compressed(file, **arrays)
-        rich.get_console().print(f"wrote {output}", soft_wrap=True)
+        say(f"wrote {output}")
 
     return wrapped
 
@@ -301,7 +301,7 @@ def _study_command(study):
     @click.option(
         "--output",
         required=True,
-        type=click.Path(path_type=Path),
+        type=PathType(),
         help="The study's folder. A study that is there goes on.",
         show_default=False,
     )
@@ -318,12 +318,13 @@ def _study_command(study):
             )
         except KeyboardInterrupt:
             raise click.ClickException("interrupted; the same command goes on with what is missing") from None
-        console = rich.get_console()
-        console.print(studies.table(study, results))
+        rich.get_console().print(studies.table(study, results))
         if study.conclude is not None:
-            console.print(study.conclude(results), soft_wrap=True, highlight=False)
+            say(study.conclude(results))
         for path in sorted(output.glob("*.png")):
-            console.print(f"drew {path}", soft_wrap=True)
+            say(f"drew {path}")
+        if quick:
+            say(studies.QUICK_NOTE)
 
     return command
 

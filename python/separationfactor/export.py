@@ -9,7 +9,7 @@ from pathlib import Path
 import keras
 import tensorflow as tf
 
-from separationfactor import arguments
+from separationfactor import arguments, installation
 from separationfactor.models import ConditionalVAE
 from separationfactor.portability import portable
 from separationfactor.runs import written_at_once
@@ -53,7 +53,6 @@ def export(model: ConditionalVAE, path: str | Path, format: str) -> None:
     if path.is_dir() or (path.exists() and format != "tflite"):
         raise ExportError(f"{path}: exists already; remove it, or choose another place")
     write = {"saved-model": _write_saved_model, "tflite": _write_tflite, "onnx": _write_onnx}[format]
-    path.parent.mkdir(parents=True, exist_ok=True)
     with written_at_once(path) as temporary:
         write(portable(model), temporary)
 
@@ -98,7 +97,7 @@ def _write_onnx(model, path):
         import tf2onnx
     except ImportError as error:
         raise ExportError(
-            f"ONNX needs packages that are not installed ({error}): pip install 'separationfactor[onnx]'"
+            f"ONNX needs packages that are not installed ({error}): {installation.command(extra='[onnx]')}"
         ) from error
     path.mkdir()
     for name, (function, takes) in _functions(model).items():

@@ -3,12 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from separationfactor.models import ConditionalVAE
+
+# What `training_curves` draws: titles, and columns of a run's history.csv.
+_CURVES = (
+    ("negative ELBO (nats an image)", ["negative_elbo"]),
+    ("its terms (nats an image)", ["reconstruction", "kl"]),
+    ("classifier accuracy", ["classifier_accuracy"]),
+)
+CURVES = tuple(f"{part}{name}" for _, names in _CURVES for name in names for part in ("", "val_"))
+
+# All that Matplotlib writes, but what needs LaTeX.
+SUFFIXES = tuple(f".{name}" for name in sorted(Figure().canvas.get_supported_filetypes()) if name != "pgf")
+
+
+def check_suffix(path: str | Path) -> Path:
+    """Returns the path of a picture.
+
+    Raises:
+        ValueError: If its suffix is not that of a format that Matplotlib writes.
+    """
+    path = Path(path)
+    if path.suffix.lower() not in SUFFIXES:
+        raise ValueError(f"a picture's path must end in one of {', '.join(SUFFIXES)}. Received: {path}")
+    return path
 
 
 def _grid(
@@ -55,11 +79,7 @@ def training_curves(history: Mapping[str, Sequence[float]]) -> Figure:
     epochs = history["epoch"]
     figure = Figure(figsize=(11, 3), layout="constrained")
     panels = figure.subplots(1, 3)
-    for axes, title, names in (
-        (panels[0], "negative ELBO (nats an image)", ["negative_elbo"]),
-        (panels[1], "its terms (nats an image)", ["reconstruction", "kl"]),
-        (panels[2], "classifier accuracy", ["classifier_accuracy"]),
-    ):
+    for axes, (title, names) in zip(panels, _CURVES, strict=True):
         for color, name in enumerate(names):
             for prefix, style, part in (("", "-", "training"), ("val_", "--", "test")):
                 label = f"{name}, {part}" if len(names) > 1 else part

@@ -12,6 +12,8 @@ from typing import Any
 import tensorflow as tf
 from tensorflow.python.ops import control_flow_util
 
+from separationfactor import installation
+
 _FOLDER = Path(__file__).parent
 _ENVIRONMENT_VARIABLE = "SEPARATIONFACTOR_IMPLEMENTATION"
 IMPLEMENTATIONS = ("auto", "native", "tf")
@@ -29,25 +31,28 @@ def _build() -> dict[str, Any]:
         return {}
 
 
+def _reinstall() -> str:
+    return installation.command("--force-reinstall --no-deps --no-cache-dir ")
+
+
 def _load() -> tuple[Any, str | None]:
     """Returns the module of the library's ops and None, or None and why there is none."""
-    reinstall = "pip install --force-reinstall --no-deps --no-cache-dir separationfactor"
     build = _build()
     if not build:
-        return None, f"it was installed without compiled code; to build it: {reinstall}"
+        return None, f"it was installed without compiled code; to build it: {_reinstall()}"
     # Symbols carry absl's version, so a build serves one minor version. Another is not even tried:
     # where the symbols happen to match, the classes behind them need not.
     if _minor(build["tensorflow"]) != _minor(tf.__version__):
         return None, (
             f"it was built for TensorFlow {build['tensorflow']} and this is TensorFlow "
-            f"{tf.__version__}; to build it for this one: {reinstall}"
+            f"{tf.__version__}; to build it for this one: {_reinstall()}"
         )
     try:
         return tf.load_op_library(str(_FOLDER / "_ops.so")), None
     except (tf.errors.OpError, OSError) as error:
         return None, (
             f"its library, built for TensorFlow {build['tensorflow']}, does not load into TensorFlow "
-            f"{tf.__version__} ({getattr(error, 'message', error)}); to build it anew: {reinstall}"
+            f"{tf.__version__} ({getattr(error, 'message', error)}); to build it anew: {_reinstall()}"
         )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import dataclasses
+import errno
 import json
 import os
 import platform
@@ -70,33 +71,89 @@ class Options:
         for name in ("epochs", "batch_size"):
             if getattr(self, name) < 1:
                 raise RunError(f"{name} must be a positive integer. Received: {getattr(self, name)}")
-        if not self.learning_rate > 0:
-            raise RunError(f"learning_rate must be positive. Received: {self.learning_rate}")
-        if self.seed < 0:
-            raise RunError(f"seed must not be negative. Received: {self.seed}")
+        if not 0 < self.learning_rate < float("inf"):
+            raise RunError(f"learning_rate must be positive and finite. Received: {self.learning_rate}")
+        if not 0 <= self.seed < 2**32:
+            raise RunError(f"seed must be an integer in [0, 2^32). Received: {self.seed}")
+
+
+def make_folder(path: str | Path) -> None:
+    """Makes a folder, and those that it lies in, where there is none yet.
+
+    Raises:
+        OSError: If it cannot be made, or a file is there.
+    """
+    try:
+        Path(path).mkdir(parents=True, exist_ok=True)
+    except FileExistsError as error:
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path)) from error
+
+
+# What can be in the way of a file.
+_FILE_ERRORS = (
+    errno.EACCES,
+    errno.EDQUOT,
+    errno.EFBIG,
+    errno.EIO,
+    errno.ENOENT,
+    errno.ENOSPC,
+    errno.ENOTDIR,
+    errno.EPERM,
+    errno.EROFS,
+)
+
+
+@contextlib.contextmanager
+def _tensorflow_writes(path: str | Path) -> Iterator[None]:
+    """Turns what TensorFlow raises where it cannot write a file into an `OSError` that names the path."""
+    try:
+        yield
+    except tf.errors.OpError as error:
+        number = next((number for number in _FILE_ERRORS if os.strerror(number) in error.message), None)
+        if number is None:
+            raise
+        raise OSError(number, os.strerror(number), str(path)) from error
 
 
 @contextlib.contextmanager
 def written_at_once(path: str | Path) -> Iterator[Path]:
     """Yields a temporary path beside `path`, which takes its place once the block ends without an error.
 
-    It becomes a file, or a folder where there is none yet.
+    It becomes a file, or a folder where there is none yet. The folders that it lies in are made.
+
+    Raises:
+        OSError: If it cannot be written. The error names `path`.
     """
-    path = Path(path)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    # What a link leads to is replaced, not the link; a device or a pipe is neither.
+    target = Path(os.path.realpath(path))
+    if target.exists() and not target.is_file() and not target.is_dir():
+        raise FileExistsError(errno.EEXIST, "Not a regular file", str(path))
+    make_folder(Path(path).parent)
+    temporary = target.with_name(f".{target.stem}.{os.getpid()}{target.suffix}")
     try:
-        yield temporary
-        os.replace(temporary, path)
+        with _tensorflow_writes(path):
+            yield temporary
+        os.replace(temporary, target)
+    except OSError as error:
+        if error.strerror is None:  # as h5py's
+            raise OSError(f"{path}: {error}") from error
+        raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
-        if temporary.is_dir():
-            shutil.rmtree(temporary)
-        else:
-            temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # where nothing could be written, nothing can be removed
+            if temporary.is_dir():
+                shutil.rmtree(temporary)
+            else:
+                temporary.unlink(missing_ok=True)
 
 
 def save_figure(figure: Figure, path: str | Path) -> None:
-    """Writes a figure to a file of the path's type, in one step."""
-    with written_at_once(path) as temporary:
+    """Writes a figure to a file of the path's type, in one step.
+
+    Raises:
+        ValueError: If Matplotlib has no such type.
+        OSError: If the file cannot be written.
+    """
+    with written_at_once(figures.check_suffix(path)) as temporary:
         figure.savefig(temporary, dpi=150, bbox_inches="tight")
 
 
@@ -157,37 +214,66 @@ class Run:
             raise RunError(f"{self.config_path}: cannot be read: {error}") from error
 
     def options(self) -> Options:
-        """Returns the options the run was started with."""
+        """Returns the options the run was started with.
+
+        Raises:
+            RunError: If the folder holds no run, or config.json no options.
+        """
+        config = self.config()
         try:
-            return Options(**self.config()["options"])
-        except (KeyError, TypeError) as error:
+            return Options(**config["options"])
+        except (KeyError, TypeError, RunError) as error:
             raise RunError(f"{self.config_path}: expected a run's options: {error}") from error
 
     def history(self) -> dict[str, list[float]]:
-        """Returns, for each column of history.csv, its values by epoch."""
+        """Returns, for each column of history.csv, its values by epoch.
+
+        Raises:
+            RunError: If the file is not as it was written.
+        """
         rows = self._history_rows()
         return {name: [row[name] for row in rows] for name in (rows[0] if rows else ())}
 
     def _history_rows(self) -> list[dict[str, float]]:
         try:
             with open(self.history_path, newline="") as file:
-                return [
+                rows = [
                     {name: int(value) if name == "epoch" else float(value) for name, value in row.items()}
                     for row in csv.DictReader(file)
                 ]
         except FileNotFoundError:
             return []
+        except (
+            ValueError,
+            TypeError,
+            csv.Error,
+        ) as error:  # no number, or more or fewer than there are columns
+            raise RunError(f"{self.history_path}: cannot be read: {error}") from error
+        for epoch, row in enumerate(rows, 1):
+            missing = [name for name in ("epoch", *figures.CURVES) if name not in row]
+            if missing or row["epoch"] != epoch:
+                raise RunError(
+                    f"{self.history_path}: expected the metrics of epoch {epoch} in row {epoch}. Missing: "
+                    f"{', '.join(missing) or 'that epoch'}"
+                )
+        return rows
 
     def model(self) -> ConditionalVAE:
         """Loads the model as it is after the last whole epoch.
 
         Raises:
-            RunError: If there is none yet.
+            RunError: If there is none yet, or what is there is none.
         """
         self.config()
         if not self.model_path.is_file():
             raise RunError(f"{self}: no epoch was finished, so there is no {self.model_path.name} yet")
-        return keras.models.load_model(self.model_path)
+        try:
+            model = keras.models.load_model(self.model_path)
+        except Exception as error:  # whatever Keras, zipfile, h5py and json raise of a file that is broken
+            raise RunError(f"{self.model_path}: expected a model that Keras can load: {error}") from error
+        if not isinstance(model, ConditionalVAE):
+            raise RunError(f"{self.model_path}: expected a ConditionalVAE. Received: {type(model).__name__}")
+        return model
 
     def data(self) -> data.Dataset:
         """Loads the data the run was started with.
@@ -196,12 +282,16 @@ class Run:
             RunError: If they are no longer the same.
             separationfactor.data.DatasetError: If they cannot be loaded.
         """
-        config = self.config()["dataset"]
-        dataset = data.load(config["source"])
-        if dataset.fingerprint != config["fingerprint"]:
+        config = self.config()
+        try:
+            source, fingerprint = (config["dataset"][name] for name in ("source", "fingerprint"))
+        except (KeyError, TypeError) as error:
+            raise RunError(f"{self.config_path}: expected a run's dataset: {error}") from error
+        dataset = data.load(source)
+        if dataset.fingerprint != fingerprint:
             raise RunError(
-                f"{self}: its data set {config['source']} has changed since the run was started: "
-                f"expected the checksum {config['fingerprint']}. Received: {dataset.fingerprint}"
+                f"{self}: its data set {source} has changed since the run was started: "
+                f"expected the checksum {fingerprint}. Received: {dataset.fingerprint}"
             )
         return dataset
 
@@ -210,7 +300,7 @@ class Run:
             if options != self.options():
                 self._write_config({**self.config(), "options": dataclasses.asdict(options)})
             return
-        self.folder.mkdir(parents=True, exist_ok=True)
+        make_folder(self.folder)
         config = {
             "options": dataclasses.asdict(options),
             "dataset": {
@@ -296,7 +386,7 @@ def train(output: str | Path, *, resume: bool = False, verbose: Any = "auto", **
 
     Args:
         output: The run's folder. Unless `resume`, it must be new or empty.
-        resume: Whether to continue a run that is there. With none there, one is started.
+        resume: Whether to continue the run that is there, which must be there then.
         verbose: As `keras.Model.fit` takes it: 0 is silent, 1 shows progress bars, 2 a line an epoch.
         **options: Fields of `Options`. With `resume`, those given must be the run's own, except that
             more `epochs` make it go on for longer.
@@ -308,6 +398,7 @@ def train(output: str | Path, *, resume: bool = False, verbose: Any = "auto", **
         RunError: If the folder is not as above, or an option's value is none.
         separationfactor.data.DatasetError: If the data set is missing or malformed.
         separationfactor.distribution.StrategyError: If the devices or workers are not as the strategy needs.
+        OSError: If a file cannot be written.
     """
     run = Run(output)
     chosen = _chosen(run, resume, options)
@@ -325,23 +416,29 @@ def train(output: str | Path, *, resume: bool = False, verbose: Any = "auto", **
 
     batches = _Batches(dataset.x_train, dataset.y_train, chosen.batch_size)
     epoch = int(model.optimizer.iterations.numpy()) // len(batches)
+    rows = run._history_rows()[:epoch]
+    if len(rows) < epoch:
+        raise RunError(
+            f"{run.history_path}: expected {epoch} epochs, as many as made the model. Received: {len(rows)}"
+        )
     if epoch < chosen.epochs:
         callbacks = [_Shuffle(batches, chosen.seed)]
         if is_chief:
             callbacks += [
                 keras.callbacks.TensorBoard(run.folder / "tensorboard", write_graph=False),
-                _Record(run, run._history_rows()[:epoch]),
+                _Record(run, rows),
             ]
-        distribution.fit(
-            model,
-            strategy,
-            batches,
-            _Batches(dataset.x_test, dataset.y_test, chosen.batch_size),
-            initial_epoch=epoch,
-            epochs=chosen.epochs,
-            verbose=verbose if is_chief else 0,
-            callbacks=callbacks,
-        )
+        with _tensorflow_writes(run.folder):
+            distribution.fit(
+                model,
+                strategy,
+                batches,
+                _Batches(dataset.x_test, dataset.y_test, chosen.batch_size),
+                initial_epoch=epoch,
+                epochs=chosen.epochs,
+                verbose=verbose if is_chief else 0,
+                callbacks=callbacks,
+            )
     if is_chief:
         # Pictures are drawn by a model of this process alone.
         draw(run, model if chosen.strategy == "none" else run.model(), dataset)
@@ -353,6 +450,8 @@ def train(output: str | Path, *, resume: bool = False, verbose: Any = "auto", **
 def _chosen(run: Run, resume: bool, given: dict[str, Any]) -> Options:
     """Returns the options of a run that starts, or that goes on with as many epochs as are given now."""
     if not run.exists():
+        if resume:
+            raise RunError(f"{run}: expected a run's folder to continue (resume), with a config.json in it")
         if run.folder.exists() and (not run.folder.is_dir() or any(run.folder.iterdir())):
             raise RunError(f"{run}: expected a new or empty folder, or a run's to continue")
         return Options(**given)

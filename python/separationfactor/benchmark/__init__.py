@@ -24,7 +24,8 @@ from separationfactor.benchmark import measuring, report
 from separationfactor.benchmark.cases import HEADLINE, MORE
 from separationfactor.benchmark.measuring import PHASES
 from separationfactor.benchmark.rivals import DEVICES
-from separationfactor.runs import save_figure, written_at_once
+from separationfactor.runs import make_folder, save_figure, written_at_once
+from separationfactor.terminal import PathType, reports_errors, say
 
 
 class DeviceError(RuntimeError):
@@ -83,7 +84,7 @@ def run(output: str | Path, quick: bool = False, device: str = "cpu", only: str 
     if device == "gpu":
         _check_gpu()
     output = Path(output)
-    output.mkdir(parents=True, exist_ok=True)
+    make_folder(output)
     bursts, limit = (5, 0.2) if quick else (15, 3.0)
     results = []
     memory_process = contextlib.nullcontext() if device == "gpu" else measuring.memory_process()
@@ -127,14 +128,12 @@ def run(output: str | Path, quick: bool = False, device: str = "cpu", only: str 
 @click.option("--device", default="cpu", type=click.Choice(DEVICES), help="What computes.")
 @click.option("--only", default="", metavar="TEXT", help="Only cases whose names hold this, as '1000, 25'.")
 @click.option(
-    "--output", default="benchmark", type=click.Path(path_type=Path), help="Where tables and plots go."
+    "--output", default="benchmark", type=PathType(file_okay=False), help="Where tables and plots go."
 )
+@reports_errors(DeviceError, CaseError)
 def main(quick, device, only, output):
     """Times the op beside plain TensorFlow, NumPy and, where installed, PyTorch and JAX."""
-    try:
-        results = run(output, quick, device, only)["results"]
-    except (DeviceError, CaseError) as error:
-        raise click.ClickException(str(error)) from error
+    results = run(output, quick, device, only)["results"]
     console = rich.get_console()
     for table in (
         *(report.table(results, phase) for phase in PHASES),
@@ -144,4 +143,4 @@ def main(quick, device, only, output):
     ):
         if table.row_count:
             console.print(table)
-    console.print(f"wrote {output}/results.json, results.csv, forward.png and gradient.png", soft_wrap=True)
+    say(f"wrote {output}/results.json, results.csv, forward.png and gradient.png")

@@ -2,7 +2,7 @@
 
 from separationfactor.studies.completion import STUDY as COMPLETION
 from separationfactor.studies.expressive import STUDY as EXPRESSIVE
-from separationfactor.studies.framework import Results, Study, StudyError, Trial, run, table
+from separationfactor.studies.framework import QUICK_NOTE, Results, Study, StudyError, Trial, run, table
 from separationfactor.studies.k_sparse import STUDY as K_SPARSE
 from separationfactor.studies.separation import STUDY as SEPARATION
 
@@ -12,6 +12,7 @@ __all__ = [
     "COMPLETION",
     "EXPRESSIVE",
     "K_SPARSE",
+    "QUICK_NOTE",
     "SEPARATION",
     "STUDIES",
     "Results",

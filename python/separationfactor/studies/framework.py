@@ -32,6 +32,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from separationfactor import data, runs
+from separationfactor.terminal import plain, say
+
+QUICK_NOTE = "This was a quick run, whose figures mean nothing."
 
 
 class StudyError(ValueError):
@@ -206,23 +209,34 @@ def _start(study: Study, output: Path, dataset: data.Dataset, quick: bool) -> No
     path = output / "study.json"
     identity = {"study": study.name, "quick": quick, "fingerprint": dataset.fingerprint}
     if path.exists():
-        found = json.loads(path.read_text())
+        found = _read_json(path, *identity)
         for name, value in identity.items():
-            if found.get(name) != value:
+            if found[name] != value:
                 raise StudyError(
-                    f"{output}: holds a study with {name}={found.get(name)}, and can only go on with that. "
+                    f"{output}: holds a study with {name}={found[name]}, and can only go on with that. "
                     f"Choose another folder. Received: {name}={value}"
                 )
         return
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise StudyError(f"{output}: expected a new or empty folder, or this study's to continue")
-    output.mkdir(parents=True, exist_ok=True)
+    runs.make_folder(output)
     _write_json(path, {**identity, "source": dataset.name, "environment": runs.environment()})
 
 
 def _write_json(path: Path, content: Any) -> None:
     with runs.written_at_once(path) as temporary:
         temporary.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
+
+
+def _read_json(path: Path, *names: str) -> dict[str, Any]:
+    """Returns a file's content, which holds the given names."""
+    try:
+        content = json.loads(path.read_text())
+        return {name: content[name] for name in names}
+    except (ValueError, KeyError, TypeError) as error:
+        raise StudyError(
+            f"{path}: expected JSON with {', '.join(names)}; it cannot be read: {error}"
+        ) from error
 
 
 def _trial_folder(output: Path, setting: str, seed: int) -> Path:
@@ -234,7 +248,7 @@ def _measured(study: Study, output: Path, setting: str, seed: int) -> dict[str, 
     path = _trial_folder(output, setting, seed) / "measured.json"
     if not path.exists():
         return None
-    content = json.loads(path.read_text())
+    content = _read_json(path, "options", "measured", "seconds")
     options = dict(study.settings[setting])
     if content["options"] != options:
         raise StudyError(
@@ -353,17 +367,15 @@ def _measure(
                 setting, seed = submitted[future]
                 try:
                     content = future.result()
+                except OSError:  # it names the file, and what is in the way
+                    raise
                 except Exception as error:
                     raise RuntimeError(f"{study.name}: {setting}, seed {seed} failed") from error
                 numbers = ", ".join(
                     f"{name} {_shown(content['measured'].get(name), form)}"
                     for name, form in study.columns.items()
                 )
-                progress.console.print(
-                    f"{setting}, seed {seed}: {numbers} ({content['seconds']:.0f} s)",
-                    soft_wrap=True,
-                    highlight=False,
-                )
+                say(f"{setting}, seed {seed}: {numbers} ({content['seconds']:.0f} s)")
                 progress.advance(task)
 
 
@@ -429,18 +441,21 @@ def _write(study: Study, results: Results) -> None:
     _write_csv(results.folder / "summary.csv", _summary(study, results))
     heads = _heads(study)
     lines = [heads, ["---"] * len(heads), *_cells(study, results)]
+    note = f"{QUICK_NOTE}\n\n" if results.quick else ""
     with runs.written_at_once(results.folder / "table.md") as temporary:
-        temporary.write_text("".join(f"| {' | '.join(line)} |\n" for line in lines))
+        temporary.write_text(note + "".join(f"| {' | '.join(line)} |\n" for line in lines))
     if study.conclude is not None:
         with runs.written_at_once(results.folder / "conclusion.txt") as temporary:
-            temporary.write_text(study.conclude(results) + "\n")
+            temporary.write_text(f"{note}{study.conclude(results)}\n")
     for name, figure in study.draw(results).items():
         runs.save_figure(figure, results.folder / f"{name}.png")
 
 
 def table(study: Study, results: Results) -> Table:
     """Returns mean and standard deviation of the study's columns over the seeds, as a table to print."""
-    shown = Table(*_heads(study), title=f"{study.name} on {results.dataset.name}")
+    title = f"{study.name} on {results.dataset.name}"
+    note = QUICK_NOTE if results.quick else None
+    shown = Table(*_heads(study), title=plain(title, "table.title"), caption=note)
     for row in _cells(study, results):
-        shown.add_row(*row)
+        shown.add_row(*map(plain, row))
     return shown

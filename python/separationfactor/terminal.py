@@ -1,0 +1,78 @@
+"""What the commands share: how they print text, take paths and tell of errors."""
+
+from __future__ import annotations
+
+import errno
+import functools
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+import rich
+from rich.text import Text
+
+# Of Python, NumPy and TensorFlow, NumPy's take no more.
+SEED = click.IntRange(0, 2**32 - 1)
+
+
+class PathType(click.Path):
+    """A path as a command takes it: `click.Path`, but empty."""
+
+    def __init__(self, **options: Any):
+        super().__init__(path_type=Path, **options)
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> Any:
+        """Returns the path, or fails as Click's types do."""
+        if not os.fspath(value):
+            self.fail("a path must not be empty", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+def plain(text: object, style: str = "") -> Text:
+    """Returns a text that Rich prints to the letter, without markup; what its encoding lacks is escaped."""
+    encoding = rich.get_console().encoding
+    return Text(str(text).encode(encoding, "backslashreplace").decode(encoding), style)
+
+
+def say(text: object) -> None:
+    """Prints a text to the letter, in lines as long as they are."""
+    rich.get_console().print(plain(text), soft_wrap=True)
+
+
+def reports_errors(*mendable: type[Exception]) -> Callable[[Callable], Callable]:
+    """Returns a decorator of commands: what a user can mend becomes one line without a traceback.
+
+    Args:
+        *mendable: The errors whose message is for the user. Those of files are among them anyway.
+    """
+
+    def decorate(command: Callable) -> Callable:
+        @functools.wraps(command)
+        def wrapped(*args, **kwargs):
+            try:
+                return command(*args, **kwargs)
+            except mendable as error:
+                raise _in_one_line(str(error)) from error
+            except OSError as error:
+                if error.errno == errno.EPIPE:  # who read the output has gone, as `head` does
+                    raise
+                raise _in_one_line(_described(error)) from error
+            except KeyboardInterrupt:
+                raise click.ClickException("interrupted") from None
+
+        return wrapped
+
+    return decorate
+
+
+def _described(error: OSError) -> str:
+    if error.strerror is None:
+        return str(error)
+    return error.strerror if error.filename is None else f"{os.fsdecode(error.filename)}: {error.strerror}"
+
+
+def _in_one_line(message: str) -> click.ClickException:
+    return click.ClickException(re.sub(r"\s*\n\s*", " ", message.strip()))
