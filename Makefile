@@ -32,7 +32,7 @@ CXX_FILES = $(shell find cc tests -name '*.cc' -o -name '*.cu' -o -name '*.h')
 OLDEST ?= 2.16
 VERSION_TESTS = ops xla transformations saved_gradients layers callbacks portable native core_module models
 
-.PHONY: demo test test-oldest lint core-test python-test short-demo cuda-evidence develop clean
+.PHONY: demo test test-oldest lint core-test python-test fuzz short-demo cuda-evidence develop clean
 
 demo: $(VENV)/installed
 	$(BIN)/separationfactor $(DEMO) --output $(RUN) --resume
@@ -67,6 +67,10 @@ core-test: $(VENV)/installed
 
 python-test: $(VENV)/installed
 	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile $(TESTS)
+
+# Corrupted data sets, more than the tests have.
+fuzz: $(VENV)/installed
+	$(BIN)/python tests/fuzz_data.py
 
 # What can be known of the CUDA kernels without a card; needs nvcc.
 cuda-evidence: $(VENV)/installed

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import gzip
-import zipfile
+import math
+import os
+import warnings
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import keras
@@ -26,6 +30,10 @@ class DatasetError(ValueError):
     """A data set is missing or malformed; the message names the file and what was expected."""
 
 
+class DatasetWarning(UserWarning):
+    """A data set can be read, but is probably not as its author meant it."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Dataset:
     """Labelled images, in two parts.
@@ -33,8 +41,10 @@ class Dataset:
     Attributes:
         name: What it was loaded by.
         x_train, x_test: float32 of shape (images, height, width, 1), with values in [0, 1].
-        y_train, y_test: int32 of shape (images,), with values in [0, num_classes).
+        y_train, y_test: int32 of shape (images,), with values in [0, num_classes). There are at least two
+            classes, and no more than training images.
         factor_names: What else is known of the images, if anything: see `separationfactor.factors`.
+            Distinct.
         factors_train, factors_test: float32 of shape (images, factors), or `None` if there are none.
     """
 
@@ -82,15 +92,18 @@ def load(source: str | Path) -> Dataset:
 
     Raises:
         DatasetError: If there is no such data set, or it is not as expected.
+
+    Warns:
+        DatasetWarning: If no pixel of a part is half as bright as white.
     """
     source = str(source)
     if source == "digits":
         arrays = _digits()
     elif source in NAMES:
         arrays = _from_keras(source)
-    elif Path(source).is_dir():
+    elif os.path.isdir(source):
         arrays = {key: _idx(Path(source), name) for key, name in _IDX_FILES.items()}
-    elif Path(source).is_file():
+    elif os.path.isfile(source):
         arrays = _npz(source)
     else:
         raise DatasetError(
@@ -101,7 +114,7 @@ def load(source: str | Path) -> Dataset:
     for part in ("train", "test"):
         images, labels = arrays[f"x_{part}"], arrays[f"y_{part}"]
         parts[f"x_{part}"] = _images(images, f"{source}: x_{part}")
-        parts[f"y_{part}"] = _labels(labels, f"{source}: y_{part}", len(images))
+        parts[f"y_{part}"] = _labels(labels, f"{source}: y_{part}", len(images), len(arrays["x_train"]))
     dataset = Dataset(source, **parts, **_factors(arrays, source))
     if dataset.x_test.shape[1:] != dataset.image_shape:
         raise DatasetError(
@@ -113,7 +126,56 @@ def load(source: str | Path) -> Dataset:
             f"{source}: y_train must hold at least two classes, and all of y_test's. Received: greatest "
             f"label {dataset.y_train.max()} in y_train, {dataset.y_test.max()} in y_test"
         )
+    _warn_of_dark_images(dataset, arrays)
     return dataset
+
+
+def _warn_of_dark_images(dataset: Dataset, arrays: dict[str, np.ndarray]) -> None:
+    """Warns, once, if no pixel of a part is half as bright as white.
+
+    Pixels of fewer than 8 bits (0/1, 0..16, 0..127) and percentages stay below half of 255. Images that are
+    meant to be so dark are rare, and a warning costs them nothing.
+    """
+    for part in ("train", "test"):
+        if getattr(dataset, f"x_{part}").max() < 0.5:
+            images = arrays[f"x_{part}"]
+            warnings.warn(
+                f"{dataset.name}: x_{part} is dark: its pixels, {images.dtype}, are in [{images.min()}, "
+                f"{images.max()}], and {_white(images.dtype)} is white. If their white is another value, "
+                "divide them by it and store floats in [0, 1].",
+                DatasetWarning,
+                stacklevel=3,
+            )
+            return
+
+
+@contextlib.contextmanager
+def _reading(path: str | Path, expected: str) -> Iterator[None]:
+    """Raises a `DatasetError` for whatever goes wrong while a library reads a file of unknown content.
+
+    The libraries do not document what they raise on malformed bytes, and it is of many kinds: a `TokenError`
+    of an .npy header, a `MemoryError` of a size in one, a `RuntimeError` of an encrypted archive. Only calls
+    of them belong in this context, so that it hides no error of our own.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    except DatasetError:
+        raise
+    except Exception as error:
+        reason = str(error) or type(error).__name__
+        raise DatasetError(f"{path}: expected {expected}. It cannot be read as one: {reason}") from error
+
+
+def _check_fits(path: str | Path, size: int) -> None:
+    """Raises if data do not fit into this machine's memory, as a damaged or hostile header may have it."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if size > memory:
+        raise DatasetError(
+            f"{path}: expected data that fit into this machine's memory of {memory} bytes. "
+            f"Received: {size} bytes"
+        )
 
 
 def _digits() -> dict[str, np.ndarray]:
@@ -141,15 +203,20 @@ def _from_keras(name: str) -> dict[str, np.ndarray]:
 
 
 def _npz(path: str) -> dict[str, np.ndarray]:
-    try:
-        file = np.load(path, allow_pickle=False)
+    # Opened here, as `np.load` leaves open what proves to be no archive.
+    with _reading(path, _NPZ), open(path, "rb") as stream:
+        file = np.load(stream, allow_pickle=False)
         if not isinstance(file, np.lib.npyio.NpzFile):
             raise ValueError("it holds one array, without a name")
         with file:
             found = list(file.files)
+            _check_fits(path, sum(member.file_size for member in file.zip.infolist()))
             arrays = {key: file[key] for key in (*_IDX_FILES, *_FACTORS) if key in found}
-    except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
-        raise DatasetError(f"{path}: expected {_NPZ}. It cannot be read as one: {error}") from error
+        for key, array in arrays.items():
+            if not isinstance(array, np.ndarray):  # but the bytes of a member that is no .npy file
+                raise ValueError(f"its {key} is no array")
+            if found.count(key) > 1:
+                raise ValueError(f"it holds {key} {found.count(key)} times")
     missing = [key for key in _IDX_FILES if key not in arrays]
     if missing:
         raise DatasetError(
@@ -161,31 +228,30 @@ def _npz(path: str) -> dict[str, np.ndarray]:
 def _idx(folder: Path, name: str) -> np.ndarray:
     """Reads one file of the format on http://yann.lecun.com/exdb/mnist: unsigned bytes, big-endian sizes."""
     candidates = [folder / name, folder / f"{name}.gz"]
-    path = next((candidate for candidate in candidates if candidate.is_file()), None)
+    path = next(filter(os.path.isfile, candidates), None)
     if path is None:
         raise DatasetError(
             f"{folder}: expected the idx files {', '.join(_IDX_FILES.values())}, each perhaps with .gz. "
             f"Missing: {name}"
         )
-    try:
-        content = (gzip.open if path.suffix == ".gz" else open)(path, "rb").read()
-    except (OSError, EOFError, zlib.error) as error:
-        raise DatasetError(f"{path}: cannot be read: {error}") from error
     rank = 3 if "images" in name else 1
-    header = 4 + 4 * rank
     magic = bytes([0, 0, 8, rank])
-    if content[:4] != magic or len(content) < header:
+    expected = f"an idx file of unsigned bytes with {rank} axes, which starts with {magic.hex(' ')}"
+    with _reading(path, expected), (gzip.open if path.suffix == ".gz" else open)(path, "rb") as file:
+        header = file.read(4 + 4 * rank)
+        if header[:4] != magic or len(header) < 4 + 4 * rank:
+            raise DatasetError(f"{path}: expected {expected}. Received: {header.hex(' ')}")
+        # As Python's integers, whose product does not wrap.
+        shape = tuple(np.frombuffer(header, ">u4", rank, offset=4).tolist())
+        size = math.prod(shape)
+        _check_fits(path, size)
+        content = file.read(size + 1)
+    if len(content) != size:
         raise DatasetError(
-            f"{path}: expected an idx file of unsigned bytes with {rank} axes, which starts with "
-            f"{magic.hex(' ')}. Received: {content[:4].hex(' ')}"
+            f"{path}: expected {size} bytes of data, as its header gives the shape {shape}. "
+            f"Received: {len(content)}{' or more' if len(content) > size else ''}"
         )
-    shape = np.frombuffer(content, ">u4", rank, offset=4).astype(np.int64)
-    if len(content) - header != shape.prod():
-        raise DatasetError(
-            f"{path}: expected {shape.prod()} bytes of data, as its header gives the shape "
-            f"{tuple(shape.tolist())}. Received: {len(content) - header}"
-        )
-    return np.frombuffer(content, np.uint8, offset=header).reshape(shape)
+    return np.frombuffer(content, np.uint8).reshape(shape)
 
 
 def _factors(arrays: dict[str, np.ndarray], source: str) -> dict[str, np.ndarray | tuple[str, ...]]:
@@ -195,17 +261,38 @@ def _factors(arrays: dict[str, np.ndarray], source: str) -> dict[str, np.ndarray
     missing = [key for key in _FACTORS if key not in arrays]
     if missing:
         raise DatasetError(f"{source}: factors come as {', '.join(_FACTORS)}. Missing: {', '.join(missing)}")
-    names = tuple(str(name) for name in np.atleast_1d(arrays["factor_names"]))
+    names = np.atleast_1d(arrays["factor_names"])
     factors = {}
     for part in ("train", "test"):
         values, shape = arrays[f"factors_{part}"], (len(arrays[f"x_{part}"]), len(names))
-        if values.shape != shape or values.dtype.kind not in "iuf" or not np.isfinite(values).all():
+        given = f"{values.dtype} of shape {values.shape}"
+        if values.shape == shape and values.dtype.kind in "iuf":
+            with np.errstate(over="ignore", invalid="ignore"):  # what is too great becomes infinite
+                values = values.astype(np.float32)
+        if values.shape != shape or values.dtype != np.float32 or not np.isfinite(values).all():
             raise DatasetError(
-                f"{source}: factors_{part} must hold finite numbers of shape {shape}, by image and factor. "
-                f"Received: {values.dtype} of shape {values.shape}"
+                f"{source}: factors_{part} must hold finite numbers of shape {shape}, by image and factor, "
+                f"in float32's range. Received: {given}"
             )
-        factors[f"factors_{part}"] = values.astype(np.float32)
-    return {"factor_names": names, **factors}
+        factors[f"factors_{part}"] = values
+    return {"factor_names": _factor_names(names, source), **factors}
+
+
+def _factor_names(names: np.ndarray, source: str) -> tuple[str, ...]:
+    expected = "factor_names must hold distinct strings of printable characters, at least one, on one axis"
+    if names.ndim != 1 or names.dtype.kind != "U":
+        raise DatasetError(f"{source}: {expected}. Received: {names.dtype} of shape {names.shape}")
+    with _reading(source, expected):  # four bytes need not be a character
+        listed = tuple(names.tolist())
+    printable = {name for name in listed if name and name.isprintable()}
+    if not listed or len(printable) < len(listed):
+        raise DatasetError(f"{source}: {expected}. Received: {', '.join(map(ascii, listed))}")
+    return listed
+
+
+def _white(dtype: np.dtype) -> int:
+    """Returns the value of a white pixel."""
+    return 1 if dtype.kind == "f" else 255
 
 
 def _images(images: np.ndarray, where: str) -> np.ndarray:
@@ -216,26 +303,29 @@ def _images(images: np.ndarray, where: str) -> np.ndarray:
             f"{where} must have shape (images, height, width), with at least one image. "
             f"Received: {images.shape}"
         )
-    if np.issubdtype(images.dtype, np.integer):
-        limit = 255
-    elif np.issubdtype(images.dtype, np.floating):
-        limit = 1
-    else:
+    if images.dtype.kind not in "iuf":
         raise DatasetError(f"{where} must hold integers or floats. Received: dtype {images.dtype}")
-    if not (images.min() >= 0 and images.max() <= limit):
+    white = _white(images.dtype)
+    if not (images.min() >= 0 and images.max() <= white):
         raise DatasetError(
             f"{where} must hold integers in [0, 255] or floats in [0, 1]. Received: {images.dtype} in "
             f"[{images.min()}, {images.max()}]"
         )
-    return np.ascontiguousarray((images / np.float32(limit)).astype(np.float32)[..., np.newaxis])
+    return np.ascontiguousarray((images / np.float32(white)).astype(np.float32)[..., np.newaxis])
 
 
-def _labels(labels: np.ndarray, where: str, count: int) -> np.ndarray:
-    if labels.shape != (count,) or not np.issubdtype(labels.dtype, np.integer):
+def _labels(labels: np.ndarray, where: str, count: int, most_classes: int) -> np.ndarray:
+    if labels.shape != (count,) or labels.dtype.kind not in "iu":
         raise DatasetError(
             f"{where} must hold one integer for each of {count} images. "
             f"Received: {labels.dtype} of shape {labels.shape}"
         )
     if labels.min() < 0:
         raise DatasetError(f"{where} must not be negative. Received: {labels.min()}")
+    # A greater one is no class's, and the memory that a model needs grows with the greatest.
+    if labels.max() >= most_classes:
+        raise DatasetError(
+            f"{where} must be less than {most_classes}, as there are no more classes than training images. "
+            f"Received: greatest label {labels.max()}"
+        )
     return labels.astype(np.int32)
