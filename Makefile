@@ -70,7 +70,7 @@ python-test: $(VENV)/installed
 
 # Corrupted data sets; the tests load a sample of them.
 fuzz: $(VENV)/installed
-	$(BIN)/python tests/fuzz_data.py --cases 10000
+	$(BIN)/python tests/fuzz_data.py
 
 # What can be known of the CUDA kernels without a card; needs nvcc.
 cuda-evidence: $(VENV)/installed
