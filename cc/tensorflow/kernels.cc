@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "absl/status/status.h"
+#include "core/instruction_set.h"
 #include "core/separate.h"
 #include "tensorflow/kernels-inl.h"
 #include "tensorflow/shared_loop.h"
@@ -95,4 +96,10 @@ struct Cpu {
 REGISTER_ALL_KERNELS(Cpu, ::tensorflow::DEVICE_CPU);
 
 }  // namespace
+
+// What Python's build_info() reports, by way of ctypes.
+extern "C" __attribute__((visibility("default"))) const char* SeparationFactorInstructionSet() {
+  return InstructionSetName(CurrentInstructionSet());
+}
+
 }  // namespace separationfactor

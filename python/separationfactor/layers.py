@@ -48,25 +48,29 @@ class SelectingLayer(keras.layers.Layer):
                 f"{self.axis} of its inputs, {self._axis_size}. Received: {name}={k}"
             )
 
-    def _check_inputs(self, inputs):
-        if isinstance(inputs, keras.KerasTensor):
+    def _tensor(self, inputs):
+        """Returns the inputs, which may be an array or a variable, as a tensor; raises for what is none."""
+        symbolic = isinstance(inputs, keras.KerasTensor)
+        if symbolic:
             dense = not (inputs.sparse or getattr(inputs, "ragged", False))
         else:
-            dense = isinstance(inputs, (tf.Tensor, tf.Variable))
+            dense = not isinstance(inputs, (tf.RaggedTensor, tf.SparseTensor))
         if not dense:
             raise ValueError(
                 f"Layer '{self.name}' (of type {type(self).__name__}) expects one dense tensor. "
                 f"Received: inputs={inputs} (of type {type(inputs)})"
             )
+        if not symbolic:
+            inputs = keras.ops.convert_to_tensor(inputs)
         if tf.as_dtype(inputs.dtype) not in ops.DTYPES:
             raise ValueError(
                 f"Layer '{self.name}' (of type {type(self).__name__}) expects inputs whose dtype "
                 f"is one of {[dtype.name for dtype in ops.DTYPES]}. "
                 f"Received: inputs.dtype={tf.as_dtype(inputs.dtype).name}"
             )
+        return inputs
 
     def _separate(self, inputs, k, separation, suppression):
-        self._check_inputs(inputs)
         return ops.separate(
             inputs,
             k,
@@ -81,7 +85,7 @@ class SelectingLayer(keras.layers.Layer):
         return tuple(input_shape)
 
     def compute_output_spec(self, inputs, training=False):
-        self._check_inputs(inputs)
+        self._tensor(inputs)
         return keras.KerasTensor(inputs.shape, dtype=inputs.dtype)
 
     def get_config(self):
@@ -185,6 +189,7 @@ class SeparationFactor(SelectingLayer):
         return self.add_weight(shape=(), initializer=keras.initializers.Constant(value), name=name)
 
     def call(self, inputs):
+        inputs = self._tensor(inputs)
         separation, suppression = self.separation, self.suppression
         if self.trainable_factors:
             separation = tf.cast(separation, inputs.dtype)
@@ -287,7 +292,7 @@ class KSparse(SelectingLayer):
     def call(self, inputs, training=False):
         follows_k = training or self._inference_k is None
         k = tf.convert_to_tensor(self._k) if follows_k else self._inference_k
-        return self._separate(inputs, k, 1.0, 0.0)
+        return self._separate(self._tensor(inputs), k, 1.0, 0.0)
 
     def get_config(self):
         config = {"k": self.k, "inference_k": self._inference_k}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import json
 import os
@@ -162,9 +163,10 @@ def supports_jit(implementation: str) -> bool:
 
 
 def _instruction_set() -> str:
-    import separationfactor_core
-
-    return separationfactor_core.instruction_set()
+    """Asks the loaded library: separationfactor_core has kernels, and a setting, of its own."""
+    name = ctypes.CDLL(str(_FOLDER / "_ops.so")).SeparationFactorInstructionSet
+    name.restype = ctypes.c_char_p
+    return name().decode()
 
 
 def build_info() -> dict[str, Any]:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import numbers
+from collections.abc import Callable
 from typing import Any
 
+import keras
 import numpy as np
 import tensorflow as tf
 from tensorflow.python import pywrap_tfe
@@ -47,9 +50,11 @@ def separate(
     [[0.0, 5.0, 3.0], [2.0, 0.0, 9.0]]
 
     Args:
-        x: A float32, float64, bfloat16 or float16 tensor of at least one axis.
-        k: How many entries of each row are selected, `0 <= k <= n`: an int, or a scalar int32 or int64
-            tensor, whose change neither retraces a `tf.function` nor recompiles XLA.
+        x: A dense float32, float64, bfloat16 or float16 tensor of at least one axis. Or a
+            `keras.KerasTensor`, as `keras.Input` returns: the result is one too, as with `keras.ops`, and
+            k must be an int and the factors numbers.
+        k: How many entries of each row are selected, `0 <= k <= n`: an int, or a scalar tensor of any
+            integer dtype, whose change neither retraces a `tf.function` nor recompiles XLA.
         separation: The factor of the selected entries: a number, or a scalar tensor or variable of x's
             dtype, for which a gradient is then defined.
         suppression: The factor of the others; likewise.
@@ -63,10 +68,14 @@ def separate(
         A tensor of x's shape and dtype.
 
     Raises:
-        TypeError: If x, k or a factor has a dtype other than those above.
+        TypeError: If x, k or a factor has a type or dtype other than those above.
         ValueError: If x or a factor has a wrong rank, or `axis`, `by` or `implementation` a wrong value.
-        tf.errors.InvalidArgumentError: If k is not in [0, n].
-        RuntimeError: If "native" is asked for and the compiled op is not available.
+        tf.errors.InvalidArgumentError: If k is not in [0, n]: while tracing where both are known, else at run
+            time. Under XLA this error at run time needs the compiled op and a CPU. XLA on a GPU, and with
+            "tf" on any device, cannot raise it: every entry of the result is then NaN. Also if x's rank is
+            unknown while tracing, and x is a scalar or `axis` is out of range.
+        RuntimeError: If "native" is asked for and the compiled op is not available. If x is a KerasTensor
+            and Keras' backend is not TensorFlow.
         NotImplementedError: If x is a DTensor, which only "tf" takes. In a `tf.function` TensorFlow says so,
             in words of its own.
     """
@@ -91,7 +100,13 @@ def separate(
             )
         except Exception:
             pass  # what is wrong with an argument, the checks that follow say
+    if isinstance(x, keras.KerasTensor):
+        return Separate(
+            k, separation, suppression, axis=axis, by=by, implementation=implementation
+        ).symbolic_call(x)
     implementation = native.resolve(implementation)
+    if isinstance(x, (tf.RaggedTensor, tf.SparseTensor)):
+        raise TypeError(f"`x` must be a dense tensor. Received: a {type(x).__name__}")
     x = tf.convert_to_tensor(x)
     if implementation == "native" and isinstance(x, EagerTensor) and "CUSTOM" in x.device:
         # DTensor, a custom device, splits only ops that TensorFlow itself has told it of.
@@ -99,34 +114,22 @@ def separate(
             "the compiled op does not take a DTensor; implementation='tf' does. Received: x of shape "
             f"{x.shape} on {x.device}"
         )
-    if x.dtype not in DTYPES:
-        raise TypeError(
-            f"`x` must be of dtype float32, float64, bfloat16 or float16. Received: {x.dtype.name}"
-        )
     rank = x.shape.rank
-    if rank == 0:
-        raise ValueError("`x` must have at least one axis. Received: a scalar")
-    if by not in SCORES:
-        raise ValueError(f"`by` must be 'value' or 'magnitude'. Received: {by!r}")
-    if axis != -1:
-        if not isinstance(axis, numbers.Integral) or (rank is not None and not -rank <= axis < rank):
-            raise ValueError(
-                f"`axis` must be an int in [-rank, rank). Received: axis={axis!r} for x of rank {rank}"
-            )
-        if rank is None or axis % rank != rank - 1:
-            # One pass over transposed rows beats a strided one, and autodiff undoes it.
-            to_last = _to_last_axis(tf.rank(x) if rank is None else rank, axis)
-            y = separate(
-                tf.transpose(x, to_last),
-                k,
-                separation,
-                suppression,
-                by=by,
-                implementation=implementation,
-            )
-            return tf.transpose(y, tf.argsort(to_last) if rank is None else np.argsort(to_last))
+    _check_input(x.dtype, rank, axis)
+    _check_score(by)
+    if rank is None and (axis != -1 or implementation == "tf"):
+        x = _with_checked_axis(x, axis)
+    arguments = (k, separation, suppression, by, implementation)
+    if axis == -1 or (rank is not None and axis % rank == rank - 1):
+        return _separate_last_axis(x, *arguments)
+    # One pass over transposed rows beats a strided one, and autodiff undoes it.
+    to_last = _to_last_axis(tf.rank(x) if rank is None else rank, axis)
+    y = _separate_last_axis(tf.transpose(x, to_last), *arguments)
+    return tf.transpose(y, tf.argsort(to_last) if rank is None else np.argsort(to_last))
 
-    k = _k(k, x.shape[-1] if rank is not None else None)
+
+def _separate_last_axis(x, k, separation, suppression, by, implementation):
+    k = _k(k, x.shape[-1] if x.shape.rank is not None else None)
     separation, separation_is_tensor = _factor("separation", separation, x.dtype)
     suppression, suppression_is_tensor = _factor("suppression", suppression, x.dtype)
     factor_gradients = separation_is_tensor or suppression_is_tensor
@@ -137,6 +140,97 @@ def separate(
             x, k, separation, suppression, by=by, factor_gradients=factor_gradients
         )[0]
     return _separate_on_tape(x, k, separation, suppression, by)
+
+
+@keras.saving.register_keras_serializable(package="separationfactor")
+class Separate(keras.Operation):
+    """What `separate` makes of a `keras.KerasTensor`: an operation of a functional model."""
+
+    def __init__(
+        self, k=1, separation=1.0, suppression=0.0, *, axis=-1, by="value", implementation="auto", name=None
+    ):
+        super().__init__(name=name)
+        if keras.backend.backend() != "tensorflow":
+            raise RuntimeError(
+                "`separate` needs Keras' TensorFlow backend where `x` is a KerasTensor. "
+                f"Received: backend={keras.backend.backend()}"
+            )
+        if not _is_int(k):
+            raise TypeError(f"`k` must be an int where `x` is a KerasTensor. Received: k={k!r}")
+        for factor_name, factor in (("separation", separation), ("suppression", suppression)):
+            if not isinstance(factor, numbers.Real):
+                raise TypeError(
+                    f"`{factor_name}` must be a number where `x` is a KerasTensor. "
+                    f"Received: {factor_name}={factor!r}"
+                )
+        _check_score(by)
+        native.resolve(implementation)
+        self.k = int(k)
+        self.separation, self.suppression = float(separation), float(suppression)
+        self.axis, self.by, self.implementation = axis, by, implementation
+
+    def call(self, x):
+        return separate(
+            x,
+            self.k,
+            self.separation,
+            self.suppression,
+            axis=self.axis,
+            by=self.by,
+            implementation=self.implementation,
+        )
+
+    def compute_output_spec(self, x):
+        if x.sparse or getattr(x, "ragged", False):
+            raise TypeError(f"`x` must be a dense tensor. Received: x={x}")
+        _check_input(tf.as_dtype(x.dtype), len(x.shape), self.axis)
+        _k(self.k, x.shape[self.axis])
+        return keras.KerasTensor(x.shape, dtype=x.dtype)
+
+    def get_config(self):
+        return {
+            "name": self.name,
+            "k": self.k,
+            "separation": self.separation,
+            "suppression": self.suppression,
+            "axis": self.axis,
+            "by": self.by,
+            "implementation": self.implementation,
+        }
+
+
+def _check_input(dtype: tf.DType, rank: int | None, axis: Any) -> None:
+    """Raises where x's dtype or rank, or `axis` for a known rank, is none that `separate` takes."""
+    if dtype not in DTYPES:
+        raise TypeError(f"`x` must be of dtype float32, float64, bfloat16 or float16. Received: {dtype.name}")
+    if rank == 0:
+        raise ValueError("`x` must have at least one axis. Received: a scalar")
+    if not isinstance(axis, numbers.Integral) or (rank is not None and not -rank <= axis < rank):
+        raise ValueError(
+            f"`axis` must be an int in [-rank, rank). Received: axis={axis!r} for x of rank {rank}"
+        )
+
+
+def _with_checked_axis(x: tf.Tensor, axis: int) -> tf.Tensor:
+    """Returns x, of unknown rank, once it is known to have the axis."""
+    rank = tf.rank(x)
+    checks = [
+        tf.debugging.Assert(rank >= 1, ["`x` must have at least one axis. Received: a scalar"]),
+        tf.debugging.Assert(
+            (rank == 0) | ((-rank <= axis) & (axis < rank)),
+            ["`axis` must be an int in [-rank, rank). Received: axis =", axis, "for x of rank", rank],
+        ),
+    ]
+    with tf.control_dependencies(checks):
+        # XLA leaves assertions out. When it compiles a split it checks the axis, and names the op.
+        (x,) = tf.raw_ops.Split(axis=-1, value=x, num_split=1, name="x_must_have_at_least_one_axis")
+        (x,) = tf.raw_ops.Split(axis=axis, value=x, num_split=1, name="axis_must_be_one_of_x")
+    return x
+
+
+def _check_score(by: Any) -> None:
+    if by not in SCORES:
+        raise ValueError(f"`by` must be 'value' or 'magnitude'. Received: {by!r}")
 
 
 @functools.lru_cache(maxsize=256)
@@ -157,23 +251,39 @@ def _to_last_axis(rank: Any, axis: int) -> Any:
     return tf.concat([tf.range(axis), tf.range(axis + 1, rank), [axis]], 0)
 
 
+def _is_int(number: Any) -> bool:
+    return isinstance(number, numbers.Integral) and not isinstance(number, bool)
+
+
 def _k(k: Any, n: int | None) -> Any:
-    if isinstance(k, numbers.Integral) and not isinstance(k, bool):
-        if k < 0 or (n is not None and k > n):
-            raise tf.errors.InvalidArgumentError(
-                None,
-                None,
-                f"k must be in [0, n]. Received: k = {k}, n = {'unknown' if n is None else n}",
-            )
-        return int(k) if k < 2**31 else tf.constant(k, tf.int64)
-    if isinstance(k, (bool, numbers.Number, str)):
-        raise TypeError(f"`k` must be an int or a scalar int32 or int64 tensor. Received: {k!r}")
-    k = tf.convert_to_tensor(k)
-    if k.dtype not in (tf.int32, tf.int64):
-        raise TypeError(f"`k` must be an int or a scalar int32 or int64 tensor. Received: {k.dtype.name}")
-    if k.shape.rank not in (0, None):
-        raise ValueError(f"`k` must be a scalar. Received: a tensor of shape {k.shape}")
-    return k
+    """Returns k as the ops take it: an int, or a scalar int32 or int64 tensor."""
+    expected = "`k` must be an int or a scalar tensor of an integer dtype"
+    if not _is_int(k):
+        if isinstance(k, (bool, numbers.Number, str)):
+            raise TypeError(f"{expected}. Received: {k!r}")
+        try:
+            k = tf.convert_to_tensor(k)
+        except (TypeError, ValueError) as error:
+            raise TypeError(f"{expected}. Received: {k!r}") from error
+        if not k.dtype.is_integer:
+            raise TypeError(f"{expected}. Received: {k.dtype.name}")
+        if k.shape.rank not in (0, None):
+            raise ValueError(f"`k` must be a scalar. Received: a tensor of shape {k.shape}")
+        if k.dtype not in (tf.int32, tf.int64):
+            k = tf.cast(k, tf.int64)
+        # What is known while tracing is checked then. An eager tensor may lie on a GPU, and the op checks it.
+        static_k = None if isinstance(k, EagerTensor) else tf.get_static_value(k)
+        if static_k is None:
+            return k
+        k = int(static_k)
+    # A row has no more entries than int32 can count.
+    if not 0 <= k <= (2**31 - 1 if n is None else n):
+        raise tf.errors.InvalidArgumentError(
+            None,
+            None,
+            f"k must be in [0, n]. Received: k = {k}, n = {'unknown' if n is None else n}",
+        )
+    return int(k) if k < 2**31 else tf.constant(k, tf.int64)
 
 
 def _factor(name: str, factor: Any, dtype: tf.DType) -> tuple[Any, bool]:
@@ -207,6 +317,7 @@ def _separate_on_tape(x, k, separation, suppression, by):
 
 def _scale_on_tape(v, selected, separation, suppression):
     """Computes its op eagerly, likewise: linear in v, so it is its own gradient."""
+    v = tf.convert_to_tensor(v)  # the gradient of a gather is IndexedSlices
     with record.stop_recording():
         out = native.ops.separation_factor_scale_selected(
             v, selected, separation, suppression, factor_gradients=False
@@ -219,23 +330,34 @@ def _scale_on_tape(v, selected, separation, suppression):
     return out
 
 
+def _register_gradient(op: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Registers a gradient, but for a package that is imported once more: TensorFlow keeps the first one."""
+
+    def register(function):
+        with contextlib.suppress(KeyError):
+            tf.RegisterGradient(op)(function)
+        return function
+
+    return register
+
+
 if native.ops is not None:
     vectorize.register()
 
-    @tf.RegisterGradient("SeparationFactor>Separate")
+    @_register_gradient("SeparationFactor>Separate")
     def _separate_gradient(op, d_y, _):
         x, _, separation, suppression = op.inputs
         selected = op.outputs[1]
         d_x, *d_factors = _scale_and_sum(op, d_y, x, selected, separation, suppression)
         return d_x, None, *d_factors
 
-    @tf.RegisterGradient("SeparationFactor>ScaleSelected")
+    @_register_gradient("SeparationFactor>ScaleSelected")
     def _scale_selected_gradient(op, d_out):
         v, selected, separation, suppression = op.inputs
         d_v, *d_factors = _scale_and_sum(op, d_out, v, selected, separation, suppression)
         return d_v, None, *d_factors
 
-    @tf.RegisterGradient("SeparationFactor>SumSelected")
+    @_register_gradient("SeparationFactor>SumSelected")
     def _sum_selected_gradient(op, d_selected_sum, d_others_sum):
         u, v, selected = op.inputs
         scale = native.ops.separation_factor_scale_selected

@@ -12,6 +12,7 @@ be counted.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -43,20 +44,71 @@ def _flush(numbers: tf.Tensor) -> tf.Tensor:
     return tf.where(tf.abs(numbers) < _tiny(numbers.dtype), tf.zeros_like(numbers), numbers)
 
 
-def _checked_k(k: tf.Tensor | int, n: int | None, x: tf.Tensor) -> tf.Tensor | int:
-    """Returns k, as an int or an int32 tensor, once it is known to lie in [0, n]."""
+def with_gradient(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Gives a function of tensors the gradient that it returns beside its result.
+
+    So does `tf.custom_gradient`. But in forward mode that differentiates the ops in the function, and
+    `tf.where` keeps no tangent of what it replaces by zero. Here forward mode follows the gradient too, as it
+    does for the compiled ops.
+    """
+
+    @functools.wraps(function)
+    def call(*inputs):
+        inputs = [tf.convert_to_tensor(each) for each in inputs]
+        gradient = None
+
+        def keep_gradient(*inputs):
+            nonlocal gradient
+            result, gradient = function(*inputs)
+            return result, gradient
+
+        with record.stop_recording():
+            result = tf.custom_gradient(keep_gradient)(*inputs)
+
+        def list_gradients(*d_results):
+            return tf.nest.flatten(gradient(*d_results))
+
+        record.record_operation(function.__name__, tf.nest.flatten(result), inputs, list_gradients)
+        return result
+
+    return call
+
+
+def is_in_range(k: tf.Tensor, n: tf.Tensor) -> tf.Tensor:
+    """Returns whether each k lies in [0, n], for int64 tensors."""
+    return (k >= 0) & (k <= n)
+
+
+def _checked_k(k: tf.Tensor | int, n: int | None, x: tf.Tensor) -> tuple[tf.Tensor | int, tf.Tensor | None]:
+    """Returns k, as an int or an int32 tensor, which is checked to lie in [0, n].
+
+    And whether it does, a bool tensor, where the check may be lost; else None.
+    """
     if isinstance(k, int) and n is not None:
         if not 0 <= k <= n:
             message = f"k must be in [0, n]. Received: k = {k}, n = {n}"
             raise tf.errors.InvalidArgumentError(None, None, message)
-        return k
+        return k, None
     wide = tf.cast(k, tf.int64)
     n = tf.shape(x, out_type=tf.int64)[-1]
-    check = tf.debugging.Assert(
-        (wide >= 0) & (wide <= n), ["k must be in [0, n]. Received: k =", wide, ", n =", n]
-    )
+    is_valid = is_in_range(wide, n)
+    check = tf.debugging.Assert(is_valid, ["k must be in [0, n]. Received: k =", wide, ", n =", n])
     with tf.control_dependencies([check]):
-        return tf.cast(wide, tf.int32)
+        return tf.cast(wide, tf.int32), None if tf.executing_eagerly() else is_valid
+
+
+@with_gradient
+def nan_unless(is_valid: tf.Tensor, y: tf.Tensor) -> tuple[tf.Tensor, Callable[..., Any]]:
+    """Returns y, or NaN alone where k is not valid, and the same for the gradient.
+
+    XLA leaves assertions out, as the converters to TFLite and ONNX do: there an invalid k is no error. A
+    function that was traced on its own may be called by one that XLA compiles, so every graph has this.
+    """
+
+    def gradient(d_y):
+        return None, nan_unless(is_valid, d_y)
+
+    return tf.where(is_valid, y, tf.constant(np.nan, y.dtype)), gradient
 
 
 def _scores(x: tf.Tensor, by: str) -> tf.Tensor:
@@ -167,12 +219,11 @@ def _if(condition: tf.Tensor | np.bool_, then: Callable[[], Any], otherwise: Cal
 
 
 def others(x: tf.Tensor, k: tf.Tensor | int, by: str) -> tf.Tensor:
-    """Returns which entries of each row are not among its k greatest, a bool tensor of x's shape."""
-    if not isinstance(k, int):
-        static_k = tf.get_static_value(k)
-        k = k if static_k is None else int(static_k)
+    """Returns which entries of each row are not among its k greatest, a bool tensor of x's shape.
+
+    k lies in [0, n], as an int or an int32 tensor.
+    """
     n = x.shape[-1] if x.shape.rank is not None else None
-    k = _checked_k(k, n, x)
     if n == 0 or (isinstance(k, int) and k == 0):
         return tf.fill(tf.shape(x), True)
     if n is None:
@@ -207,9 +258,11 @@ def _all_but(indices: tf.Tensor, k: tf.Tensor | int, scores: tf.Tensor) -> tf.Te
     indices = tf.reshape(indices, [-1, tf.shape(indices)[-1]])
     rows = tf.broadcast_to(tf.range(tf.shape(indices)[0])[:, tf.newaxis], tf.shape(indices))
     # Not a slice of no indices, which tf2onnx cannot convert.
-    updates = tf.fill(tf.shape(indices), tf.not_equal(k, 0))
-    selected = tf.scatter_nd(tf.stack([rows, indices], -1), updates, [tf.shape(indices)[0], shape[-1]])
-    return ~tf.reshape(selected, shape)
+    updates = tf.fill(tf.shape(indices), tf.equal(k, 0))
+    # Not `scatter_nd`, which `tf.vectorized_map` runs in a loop, and fails where no instance comes this way.
+    others = tf.fill([tf.shape(indices)[0], shape[-1]], True)
+    others = tf.tensor_scatter_nd_update(others, tf.stack([rows, indices], -1), updates)
+    return tf.reshape(others, shape)
 
 
 def _of_whatever(scores: tf.Tensor, k: tf.Tensor | int, in_xla: bool) -> tf.Tensor:
@@ -304,6 +357,7 @@ def scale_selected(v: tf.Tensor, others: tf.Tensor, separation: Factor, suppress
 
     Gradients by factors are defined where these are tensors.
     """
+    v = tf.convert_to_tensor(v)  # the gradient of a gather is IndexedSlices
     if isinstance(separation, float) and isinstance(suppression, float):
         # A gradient that nobody can ask for, or that TensorFlow's own does right.
         if (
@@ -313,7 +367,7 @@ def scale_selected(v: tf.Tensor, others: tf.Tensor, separation: Factor, suppress
         ):
             return _scale(v, others, separation, suppression)
 
-        @tf.custom_gradient
+        @with_gradient
         def of_v(v):
             def gradient(d_out):
                 return scale_selected(d_out, others, separation, suppression)
@@ -322,7 +376,7 @@ def scale_selected(v: tf.Tensor, others: tf.Tensor, separation: Factor, suppress
 
         return of_v(v)
 
-    @tf.custom_gradient
+    @with_gradient
     def of_v_and_factors(v, separation, suppression):
         def gradient(d_out):
             return (
@@ -340,7 +394,7 @@ def scale_selected(v: tf.Tensor, others: tf.Tensor, separation: Factor, suppress
 def sum_selected(u: tf.Tensor, v: tf.Tensor, others: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """Sums u * v over the selected entries and over the others."""
 
-    @tf.custom_gradient
+    @with_gradient
     def of_u_and_v(u, v):
         def gradient(d_selected_sum, d_others_sum):
             return (
@@ -357,6 +411,11 @@ def sum_selected(u: tf.Tensor, v: tf.Tensor, others: tf.Tensor) -> tuple[tf.Tens
 @tf.autograph.experimental.do_not_convert
 def separate(x: tf.Tensor, k: tf.Tensor | int, separation: Factor, suppression: Factor, by: str) -> tf.Tensor:
     """Computes `separationfactor.separate` for rows along the last axis."""
+    if not isinstance(k, int):
+        static_k = tf.get_static_value(k)
+        k = k if static_k is None else int(static_k)
     with record.stop_recording():
+        k, is_valid = _checked_k(k, x.shape[-1] if x.shape.rank is not None else None, x)
         masked = others(x, k, by)
-    return scale_selected(x, masked, separation, suppression)
+    y = scale_selected(x, masked, separation, suppression)
+    return y if is_valid is None else nan_unless(is_valid, y)

@@ -9,6 +9,7 @@ import warnings
 import keras
 
 from separationfactor.layers import SelectingLayer
+from separationfactor.ops import Separate
 
 
 def portable(model: keras.Model) -> keras.Model:
@@ -17,8 +18,9 @@ def portable(model: keras.Model) -> keras.Model:
     The copy computes the same bits. What is exported from it, as by `portable(model).export(path)`, loads
     where this package is not installed, and converts to TFLite with built-in ops alone and to ONNX.
 
-    Every `SeparationFactor` and `KSparse` layer gets `implementation="tf"`, however deep it lies in nested,
-    functional, sequential and subclassed models and in wrappers. A layer that is shared within functional
+    Every `SeparationFactor` and `KSparse` layer, and every `separate` of a `keras.KerasTensor`, gets
+    `implementation="tf"`, however deep it lies in nested, functional, sequential and subclassed models and in
+    wrappers. A layer that is shared within functional
     models, nested ones included, stays shared. Weights are kept, and with them trained factors and the
     current `k`. The copy is compiled as the model is, with a new state of the optimizer. A model whose own
     code calls `separationfactor.separate` tells it there which implementation to use.
@@ -60,6 +62,9 @@ def portable(model: keras.Model) -> keras.Model:
         for layer in copy._flatten_layers():
             if isinstance(layer, SelectingLayer):
                 layer.use("tf")
+            for operation in layer.operations if _is_functional(layer) else ():
+                if isinstance(operation, Separate):
+                    operation.implementation = "tf"
         if model.compiled:
             _compile_alike(model, copy)
     return copy

@@ -8,6 +8,8 @@ the ops, plain TensorFlow ops compute the same bits.
 
 from __future__ import annotations
 
+import contextlib
+
 import numpy as np
 import tensorflow as tf
 
@@ -47,17 +49,22 @@ def _pack(selected: tf.Tensor) -> tf.Tensor:
     return tf.reduce_sum(tf.bitwise.left_shift(bits, np.arange(8, dtype=np.uint8)), axis=-1)
 
 
+def _checked(k: tf.Tensor, n: tf.Tensor) -> tf.Tensor:
+    """Returns each instance's k, an int64 vector, once all are known to lie in [0, n]."""
+    with_zero = tf.concat([k, [0]], 0)  # there may be no instances
+    least, greatest = tf.reduce_min(with_zero), tf.reduce_max(with_zero)
+    # The op checks its k on a CPU under XLA as well, which leaves assertions out.
+    no_rows = tf.zeros(tf.stack([0, n]))
+    check = native.ops.separation_factor_separate(no_rows, tf.where(least < 0, least, greatest), 1.0, 1.0)
+    with tf.control_dependencies(check[:1]):
+        return tf.identity(k)
+
+
 def _select(x: tf.Tensor, k: tf.Tensor, by: str) -> tf.Tensor:
     """Returns which entries of each row are among its k greatest, with a k for each instance."""
     shape = tf.shape(x)
     n = shape[-1]
-    wide = tf.cast(k, tf.int64)
-    check = tf.debugging.Assert(
-        tf.reduce_all((wide >= 0) & (wide <= tf.cast(n, tf.int64))),
-        ["k must be in [0, n]. Received: k =", k, ", n =", n],
-    )
-    with tf.control_dependencies([check]):
-        k = tf.broadcast_to(_column(tf.cast(k, tf.int32), x), tf.concat([shape[:-1], [1]], 0))
+    k = tf.broadcast_to(_column(tf.cast(k, tf.int32), x), tf.concat([shape[:-1], [1]], 0))
     rows = tf.reshape(x, [tf.reduce_prod(shape[:-1]), n])
     scores = plain._flush(plain._scores(rows, by))
     # NaN ties with +inf in the first order, and comes first in the second.
@@ -73,7 +80,7 @@ def _select(x: tf.Tensor, k: tf.Tensor, by: str) -> tf.Tensor:
 def _scale(v, selected, separation, suppression):
     """Multiplies as the op does, with factors for each instance."""
 
-    @tf.custom_gradient
+    @plain.with_gradient
     def scale(v, separation, suppression):
         def gradient(d_out):
             return _scale(d_out, selected, separation, suppression), *_sum(d_out, v, selected)
@@ -86,7 +93,7 @@ def _scale(v, selected, separation, suppression):
 def _sum(u, v, selected):
     """Sums as the op does, with sums for each instance."""
 
-    @tf.custom_gradient
+    @plain.with_gradient
     def sums(u, v):
         def gradient(d_selected_sum, d_others_sum):
             return (
@@ -117,8 +124,12 @@ def _convert_separate(pfor_input):
     pfor_input.stack_inputs([0, 2, 3])
     x, k, separation, suppression = pfor_input.inputs
     fixed_x = tf.stop_gradient(x.t)
+    is_valid = None
     if k.is_stacked:
-        selected = _select(fixed_x, k.t, by)
+        n = tf.shape(x.t, tf.int64)[-1]
+        each_k = _checked(tf.cast(k.t, tf.int64), n)
+        is_valid = _column(plain.is_in_range(each_k, n), x.t)
+        selected = _select(fixed_x, each_k, by)
         bitmask = _pack(selected)
     else:
         one = tf.ones([], x.t.dtype)
@@ -127,6 +138,8 @@ def _convert_separate(pfor_input):
         )[1]
         selected = _unpack(bitmask, x.t)
     y = _scale(x.t, selected, separation.t, suppression.t)
+    if is_valid is not None:
+        y = plain.nan_unless(is_valid, y)
     return [wrap(y, True), wrap(bitmask, True)]
 
 
@@ -155,7 +168,10 @@ def _convert_sum_selected(pfor_input):
 
 def register() -> None:
     """Tells TensorFlow of the conversions, where it takes any."""
-    if RegisterPFor is not None:
+    if RegisterPFor is None:
+        return
+    # A package that is imported once more finds them registered, and the first ones do.
+    with contextlib.suppress(AssertionError):
         RegisterPFor("SeparationFactor>Separate")(_convert_separate)
         RegisterPFor("SeparationFactor>ScaleSelected")(_convert_scale_selected)
         RegisterPFor("SeparationFactor>SumSelected")(_convert_sum_selected)
