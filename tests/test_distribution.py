@@ -278,28 +278,3 @@ def test_errors(tmp_path, monkeypatch, arguments, config, message):
 def test_an_unknown_strategy(tmp_path):
     with pytest.raises(distribution.StrategyError, match="strategy must be one of none, .* Received: 'tpu'"):
         runs.train(tmp_path / "run", strategy="tpu")
-
-
-def test_no_iterator_of_tf_data_is_waited_for(monkeypatch):
-    """Deleting one can take a minute for each device where the processor is busy."""
-
-    def refuse(*_, **__):
-        raise AssertionError("an iterator of tf.data")
-
-    strategy = tf.distribute.MirroredStrategy(["CPU:0"])
-    with strategy.scope():
-        model = sf.models.KSparseAutoencoder((2, 2, 1), 8, 2, seed=0)
-        model.compile("sgd")
-
-    class Batches(keras.utils.PyDataset):
-        def __len__(self):
-            return 2
-
-        def __getitem__(self, index):
-            return (np.full((3, 2, 2, 1), 0.5, np.float32),)
-
-    monkeypatch.setattr(tf.data.Dataset, "from_generator", refuse)
-    monkeypatch.setattr(tf.data.Dataset, "__iter__", refuse)
-    record = keras.callbacks.History()
-    distribution.fit(model, strategy, Batches(), Batches(), epochs=2, verbose=0, callbacks=[record])
-    assert record.history["loss"][1] < record.history["loss"][0]

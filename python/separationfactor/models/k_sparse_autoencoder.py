@@ -46,7 +46,7 @@ class _Sparsity(KSparse):
             return super().call(inputs)
         k = tf.round(self._alpha * tf.cast(self._k, tf.float64))
         k = tf.minimum(tf.cast(k, tf.int64), self._units)
-        return self._separate(inputs, k, 1.0, 0.0)
+        return self._separate(self._tensor(inputs), k, 1.0, 0.0)
 
     def get_config(self):
         return {**super().get_config(), "alpha": self._alpha, "units": self._units}
