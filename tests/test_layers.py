@@ -490,6 +490,30 @@ def test_input_errors(layer, inputs, message):
         layer()(inputs)
 
 
+@cases
+def test_call_and_stateless_call_of_arrays(implementation, case):
+    """As Keras' own layers: not only a layer's `__call__` takes what is no tensor."""
+    layer = make(case, implementation=implementation)
+    layer.build((None, 5, 4))
+    x = normal()
+    weights = (layer.trainable_variables, layer.non_trainable_variables)
+    y, state = layer.stateless_call(*([each.value for each in group] for group in weights), x)
+    oracle.assert_same(np.asarray(y), expected(case, x))
+    assert len(state) == len(weights[1])
+    oracle.assert_same(np.asarray(layer.call(x)), expected(case, x))
+
+
+@cases
+def test_a_variable_as_input(implementation, case):
+    x = keras.Variable(normal())
+    layer = make(case, implementation=implementation)
+    with tf.GradientTape() as tape:
+        y = layer(x)
+    oracle.assert_same(y.numpy(), expected(case, normal()))
+    assert tape.gradient(y, x.value).shape == x.shape
+    oracle.assert_same(np.asarray(layer.call(x)), expected(case, normal()))
+
+
 def test_symbolic_input_errors():
     with pytest.raises(ValueError, match="dtype=int32"):
         sf.KSparse(1)(keras.Input((4,), dtype="int32"))

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import types
@@ -124,6 +125,100 @@ def test_build_info(monkeypatch):
     assert info["instruction_set"] in ("baseline", "avx2", "avx512")
     assert "-march" not in info["flags"]
     assert json.loads(json.dumps(info)) == info
+
+
+def run(program, **environment):
+    """Runs a program in a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "PYTHONPATH": str(Path(sf.__file__).parents[1]), **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@needs_native
+def test_build_info_tells_the_instruction_set_of_the_op_library():
+    """Not that of the core on NumPy arrays, which may be another and need not load."""
+    core = pytest.importorskip("separationfactor_core")
+    name = sf.build_info()["instruction_set"]
+    before = core.set_instruction_set("baseline")
+    try:
+        assert sf.build_info()["instruction_set"] == name
+    finally:
+        core.set_instruction_set(before)
+    program = (
+        "import sys; sys.modules['separationfactor_core'] = None; import separationfactor as sf;"
+        "print(sf.build_info()['instruction_set'])"
+    )
+    assert run(program, SEPARATIONFACTOR_INSTRUCTION_SET="baseline").stdout.strip() == "baseline"
+    assert run(program).stdout.strip() == name
+
+
+def test_the_package_can_be_imported_again():
+    program = """
+import sys
+import keras, numpy as np, tensorflow as tf
+import separationfactor
+
+for name in [name for name in sys.modules if name.split(".")[0].startswith("separationfactor")]:
+    del sys.modules[name]
+import separationfactor as sf
+
+x = tf.constant([[1.0, 5.0, 3.0], [2.0, 0.0, 9.0]])
+separation = tf.constant(2.0)
+
+@tf.function
+def f(x):
+    with tf.GradientTape() as tape:
+        tape.watch([x, separation])
+        y = sf.separate(x, 1, separation, 0.5)
+    return tape.gradient(y, [x, separation])
+
+print([gradient.numpy().tolist() for gradient in f(x)])
+print(tf.vectorized_map(lambda row: sf.separate(row, 1), x).numpy().tolist())
+print(sf.build_info()["native"])
+layer = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(sf.KSparse(2)))
+print(type(layer) is sf.KSparse, layer(x).numpy().tolist())
+"""
+    result = run(program)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.splitlines() == [
+        "[[[0.5, 2.0, 0.5], [0.5, 0.5, 2.0]], 14.0]",
+        "[[0.0, 5.0, 0.0], [0.0, 0.0, 9.0]]",
+        str(native.ops is not None),
+        "True [[0.0, 5.0, 3.0], [2.0, 0.0, 9.0]]",
+    ]
+
+
+MISSING = {
+    "tensorflow": (
+        "sys.modules['tensorflow'] = None",
+        "needs TensorFlow, which is not installed.*pip install",
+    ),
+    "keras": ("sys.modules['keras'] = None", "needs Keras 3 .*cannot be imported.*pip install 'keras>=3'"),
+    "keras 2": ("import keras; keras.__version__ = '2.15.0'", "needs Keras 3.*Received: Keras 2.15.0"),
+}
+
+
+@pytest.mark.parametrize("missing", MISSING)
+def test_what_is_missing_is_said_in_one_line(missing):
+    arrange, message = MISSING[missing]
+    result = run(f"import sys; {arrange}; import separationfactor")
+    assert result.returncode == 1
+    assert re.search(f"^ImportError: separationfactor {message}", result.stderr.splitlines()[-1])
+    assert "During handling" not in result.stderr
+    command = run(f"import sys; {arrange}; import separationfactor_command")
+    assert command.returncode == 1
+    assert re.search(f"^separationfactor {message}", command.stderr.splitlines()[-1])
+    assert "Traceback" not in command.stderr
+
+
+def test_an_import_error_of_another_kind_is_not_hidden():
+    result = run("import sys; sys.modules['click'] = None; import separationfactor_command")
+    assert "Traceback" in result.stderr
+    assert "click" in result.stderr.splitlines()[-1]
 
 
 @needs_native

@@ -393,9 +393,91 @@ def test_k_out_of_range(implementation, k):
         f(x, tf.constant(k, tf.int64))
 
 
+@pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.parametrize("n", [5, None])
+@pytest.mark.parametrize("k", [-1, 6])
+def test_a_k_known_while_tracing_to_be_out_of_range(implementation, n, k, jit_compile):
+    if n is None and k == 6:
+        k = 2**31  # more than any row has
+    makers = [lambda: k, lambda: np.int64(k), lambda: np.array(k), lambda: tf.constant(k, tf.int64)]
+    for maker in makers:
+
+        def f(x, maker=maker):
+            return sf.separate(x, maker(), implementation=implementation)
+
+        with pytest.raises(tf.errors.InvalidArgumentError, match=rf"k must be in \[0, n\].*{k}"):
+            tf.function(f, jit_compile=jit_compile).get_concrete_function(tf.TensorSpec([None, n]))
+
+
+@pytest.mark.parametrize(
+    "k_dtype", ["int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64"]
+)
+def test_k_of_any_integer_dtype(implementation, k_dtype):
+    x = np.random.default_rng(0).standard_normal((4, 9)).astype(np.float32)
+    expected = oracle.separate(x, 3)
+    number = getattr(np, k_dtype)(3)
+    for k in (number, np.array(number), tf.constant(3, k_dtype), tf.Variable(number)):
+        oracle.assert_same(sf.separate(x, k, implementation=implementation), expected)
+        f = tf.function(lambda x, k=k: sf.separate(x, k, implementation=implementation))
+        oracle.assert_same(f(x), expected)
+    f = tf.function(lambda x, k: sf.separate(x, k, implementation=implementation))
+    oracle.assert_same(f(x, tf.constant(3, k_dtype)), expected)
+    with pytest.raises(tf.errors.InvalidArgumentError, match=r"k must be in \[0, n\].*10"):
+        f(x, tf.constant(10, k_dtype))
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.parametrize("axis", [3, 5, -4, -7])
+def test_an_axis_out_of_range_of_an_unknown_rank(implementation, axis, jit_compile):
+    @tf.function(input_signature=[tf.TensorSpec(None)], jit_compile=jit_compile)
+    def f(x):
+        return sf.separate(x, 1, axis=axis, implementation=implementation)
+
+    with pytest.raises(
+        tf.errors.InvalidArgumentError, match=rf"(?s)(axis|rank).*\b3\b.*{axis}|{axis}.*\b3\b"
+    ) as e:
+        f(tf.zeros((2, 3, 8)))
+    assert "axis" in str(e.value)
+    assert "rank" in str(e.value)
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.parametrize("axis", [-1, 0, 1])
+def test_a_scalar_whose_rank_was_unknown(implementation, axis, jit_compile):
+    @tf.function(input_signature=[tf.TensorSpec(None)], jit_compile=jit_compile)
+    def f(x):
+        return sf.separate(x, 1, axis=axis, implementation=implementation)
+
+    # What XLA says is the name of the op that fails.
+    message = "x`? must have at least one axis|x_must_have_at_least_one_axis"
+    with pytest.raises(tf.errors.InvalidArgumentError, match=message):
+        f(tf.constant(1.0))
+
+
+@pytest.mark.parametrize("axis", [-2, -1, 0, 1])
+def test_gradients_of_an_unknown_rank(implementation, axis):
+    x, d_y = np.random.default_rng(0).standard_normal((2, 4, 5)).astype(np.float32)
+
+    @tf.function(input_signature=[tf.TensorSpec(None), tf.TensorSpec(None)])
+    def f(x, d_y):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = sf.separate(x, 2, 3.0, 0.5, axis=axis, implementation=implementation)
+        return tape.gradient(y, x, output_gradients=d_y)
+
+    selected = oracle.select(np.moveaxis(x, axis, -1), 2)
+    expected = np.moveaxis(oracle.scale(np.moveaxis(d_y, axis, -1), selected, 3.0, 0.5), -1, axis)
+    oracle.assert_same(f(x, d_y), expected)
+
+
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
+        ({"x": tf.ragged.constant([[1.0], []])}, TypeError, "`x` must be a dense tensor.*RaggedTensor"),
+        ({"x": tf.sparse.from_dense([[1.0]])}, TypeError, "`x` must be a dense tensor.*SparseTensor"),
+        ({"k": tf.ragged.constant([[1]])}, TypeError, "`k` must be an int.*RaggedTensor"),
+        ({"k": None}, TypeError, "`k` must be an int.*None"),
+        ({"k": np.array(True)}, TypeError, "`k` must be an int.*bool"),
         ({"x": 1.0}, ValueError, "`x` must have at least one axis"),
         ({"x": [1, 2]}, TypeError, "`x` must be of dtype float32.*int32"),
         ({"k": 1.5}, TypeError, "`k` must be an int.*1.5"),

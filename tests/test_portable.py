@@ -138,6 +138,68 @@ def test_the_copy_of_a_subclassed_model_is_exported(name, tmp_path):
     np.testing.assert_allclose(loaded.serve(normal()), expected, rtol=1e-6)
 
 
+def functional():
+    """A model that calls `separate`, and holds another that does."""
+    inputs = keras.Input((6,))
+    inner = keras.Model(inputs, sf.separate(inputs, np.int16(3), 2.0, 0.5, implementation=NATIVE))
+    outer = sf.separate(
+        inner(keras.layers.Dense(6)(inputs)), 2, axis=1, by="magnitude", implementation=NATIVE
+    )
+    return keras.Model(inputs, outer)
+
+
+def test_separate_of_a_keras_tensor(tmp_path):
+    model = functional()
+    assert model.output_shape == (None, 6)
+    hidden = model.layers[1](normal())
+    first = oracle.separate(np.asarray(hidden), 3, 2.0, 0.5)
+    oracle.assert_same(model(normal()), oracle.separate(first, 2, by="magnitude"))
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    assert_same(loaded(normal()), model(normal()))
+    copy = sf.portable(model)
+    assert_same(copy(normal()), model(normal()))
+
+    def implementations(model):
+        layers = [model, *model._flatten_layers(include_self=False)]
+        operations = [each for layer in layers for each in getattr(layer, "operations", ())]
+        return [each.implementation for each in operations if hasattr(each, "implementation")]
+
+    assert implementations(copy) == ["tf"] * 2
+    assert implementations(model) == [NATIVE] * 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"k": 7}, tf.errors.InvalidArgumentError, r"k must be in \[0, n\].*k = 7, n = 6"),
+        ({"k": -1}, tf.errors.InvalidArgumentError, r"k must be in \[0, n\].*k = -1"),
+        ({"k": tf.constant(2)}, TypeError, "`k` must be an int where `x` is a KerasTensor"),
+        ({"k": True}, TypeError, "`k` must be an int where.*k=True"),
+        ({"separation": tf.constant(2.0)}, TypeError, "`separation` must be a number where"),
+        ({"suppression": "0"}, TypeError, "`suppression` must be a number where.*'0'"),
+        ({"axis": 2}, ValueError, r"`axis` must be an int in \[-rank, rank\).*axis=2 for x of rank 2"),
+        ({"axis": 0.5}, ValueError, "`axis` must be an int.*axis=0.5"),
+        ({"by": "size"}, ValueError, "`by` must be 'value' or 'magnitude'.*'size'"),
+        ({"implementation": "cuda"}, ValueError, "`implementation` must be one of 'auto'.*'cuda'"),
+        ({"x": keras.Input((6,), dtype="int32")}, TypeError, "`x` must be of dtype float32.*int32"),
+        ({"x": keras.Input((6,), sparse=True)}, TypeError, "`x` must be a dense tensor.*sparse=True"),
+        ({"x": keras.KerasTensor(())}, ValueError, "`x` must have at least one axis"),
+    ],
+)
+def test_bad_arguments_beside_a_keras_tensor(arguments, error, message):
+    with pytest.raises(error, match=message):
+        sf.separate(**{"x": keras.Input((6,)), **arguments})
+
+
+def test_k_beyond_a_keras_tensors_batch():
+    inputs = keras.Input((6,))
+    model = keras.Model(inputs, sf.separate(inputs, 3, axis=0, implementation=NATIVE))
+    assert np.count_nonzero(model(normal())) == 18
+    with pytest.raises(tf.errors.InvalidArgumentError, match=r"k must be in \[0, n\].*k = 3, n = 2"):
+        model(normal((2, 6)))
+
+
 def test_what_is_shared_stays_shared():
     copy = sf.portable(sharing())
     (shared,) = selecting(copy)
@@ -397,6 +459,32 @@ def test_tflite_of_built_in_ops_gives_the_same(tmp_path):
         rows = ROWS[:-2]  # TensorFlow's own products end at the greatest finite number before 2.19
     model = all_layers(NATIVE)
     assert_same(tflite_outputs(sf.portable(model), rows, tmp_path / "portable"), model(rows))
+
+
+def over_the_batch():
+    """Which an export cannot check: what runs it leaves assertions out."""
+    model = keras.Sequential([keras.Input((9,)), sf.KSparse(3, axis=0, implementation=NATIVE)])
+    model(ROWS)  # Keras exports to ONNX what was called once
+    return model, sf.portable(model)
+
+
+@pytest.mark.filterwarnings("ignore:.*tf.lite.Interpreter is deprecated")
+def test_tflite_of_a_batch_smaller_than_k_is_nan(tmp_path):
+    model, portable = over_the_batch()
+    rows = ROWS[:4]
+    assert_same(tflite_outputs(portable, rows, tmp_path / "right"), [model(rows)])
+    assert np.isnan(tflite_outputs(portable, rows[:2], tmp_path / "wrong")[0]).all()
+
+
+def test_onnx_of_a_batch_smaller_than_k_is_nan(tmp_path):
+    pytest.importorskip("tf2onnx", reason="the extra onnx is not installed")
+    onnxruntime = pytest.importorskip("onnxruntime", reason="the extra onnx is not installed")
+    model, portable = over_the_batch()
+    portable.export(tmp_path / "model.onnx", format="onnx", verbose=False)
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
+    name = session.get_inputs()[0].name
+    np.testing.assert_array_equal(session.run(None, {name: ROWS[:4]})[0], model(ROWS[:4]))
+    assert np.isnan(session.run(None, {name: ROWS[:2]})[0]).all()
 
 
 def test_onnx_gives_the_same(tmp_path):

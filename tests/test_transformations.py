@@ -149,6 +149,43 @@ def test_vectorized_map_checks_k():
 
 
 @needs_pfor
+@pytest.mark.skipif(native.why_not_xla() is not None, reason="XLA does not compile the op")
+@pytest.mark.parametrize("k", [-1, 6])
+def test_vectorized_map_checks_k_under_xla(k):
+    @tf.function(jit_compile=True)
+    def f(x, k):
+        return tf.vectorized_map(lambda each: separate(*each), (x, k), fallback_to_while_loop=False)
+
+    x = normal((2, 3, 5))
+    with pytest.raises(tf.errors.InvalidArgumentError, match=rf"k must be in \[0, n\].*k = {k}, n = 5"):
+        f(x, tf.constant([1, k]))
+    for each, row, count in zip(f(x, tf.constant([1, 4])), x, (1, 4), strict=True):
+        oracle.assert_same(each, oracle.separate(row, count, 2.0, 0.5))
+
+
+@needs_pfor
+def test_vectorized_map_of_an_invalid_k_that_nothing_raises(monkeypatch):
+    """As on a GPU under XLA: the instance's every entry is NaN, and no other's is."""
+    monkeypatch.setattr(vectorize, "_checked", lambda k, n: k)
+    x = normal((3, 3, 5))
+    y = tf.vectorized_map(lambda each: separate(*each), (x, tf.constant([1, 6, 5])))
+    assert np.isnan(y[1]).all()
+    for i, k in ((0, 1), (2, 5)):
+        oracle.assert_same(y[i], oracle.separate(x[i], k, 2.0, 0.5))
+
+
+@needs_pfor
+@pytest.mark.parametrize("k", [0, 1, 2, 5])
+def test_vectorized_map_of_plain_ops(k):
+    """Of rows that take each of their ways, and of rows that all take one."""
+    special = normal((4, 3, 5))
+    special[1], special[2, 0, 1:3], special[3] = 0, np.nan, np.round(special[3])
+    for x in (normal((4, 3, 5)), special):
+        y = tf.vectorized_map(lambda row: sf.separate(row, k, 2.0, 0.5, implementation="tf"), x)
+        oracle.assert_same(y, oracle.separate(x, k, 2.0, 0.5))
+
+
+@needs_pfor
 @pytest.mark.parametrize("in_function", [False, True])
 def test_jacobian(in_function):
     x = normal((2, 3, 5))

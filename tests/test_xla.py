@@ -147,6 +147,57 @@ def test_k_out_of_range(shape, k):
     np.testing.assert_array_equal(f(tf.ones(shape), tf.constant(0, tf.int64)), tf.zeros(shape))
 
 
+@pytest.mark.parametrize("dtype", oracle.DTYPES)
+def test_k_out_of_range_where_nothing_can_raise(dtype):
+    """Of plain TensorFlow ops: every entry is NaN, and so is what is differentiated."""
+    x = np.random.default_rng(0).standard_normal((3, 5)).astype(oracle.DTYPES[dtype])
+
+    @compiled
+    def f(x, k):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = sf.separate(x, k, 2.0, 0.5, implementation="tf")
+        return y, tape.gradient(y, x)
+
+    for k in (-1, 6, 2**32 + 1, -(2**40)):
+        for result in f(tf.constant(x), tf.constant(k, tf.int64)):
+            assert np.isnan(result).all()
+    for k in (0, 2, 5):
+        y, d_x = f(tf.constant(x), tf.constant(k, tf.int64))
+        oracle.assert_same(y, oracle.separate(x, k, 2.0, 0.5))
+        oracle.assert_same(d_x, oracle.scale(np.ones_like(x), oracle.select(x, k), 2.0, 0.5))
+    assert f.experimental_get_tracing_count() == 1
+
+
+def test_k_out_of_range_in_a_function_that_was_traced_before():
+    """Without XLA, by a call of its own."""
+
+    @tf.function
+    def inner(x, k):
+        return sf.separate(x, k, implementation="tf")
+
+    x, k = tf.ones((2, 5)), tf.constant(6)
+    with pytest.raises(tf.errors.InvalidArgumentError, match=r"k must be in \[0, n\].*6"):
+        inner(x, k)
+    assert np.isnan(compiled(lambda x, k: inner(x, k))(x, k)).all()
+    assert inner.experimental_get_tracing_count() == 1
+
+
+def test_k_out_of_range_in_layers():
+    x = tf.ones((2, 8))
+    layer = sf.KSparse(3, axis=0, implementation="tf")
+    with pytest.raises(tf.errors.InvalidArgumentError, match=r"k must be in \[0, n\]"):
+        tf.function(layer)(x)
+    assert np.isnan(compiled(layer)(x)).all()
+    # What is known while tracing is an error then.
+    for layer in (
+        sf.SeparationFactor(2, 0.5, k=3, axis=0, implementation="tf"),
+        sf.KSparse(1, inference_k=3, axis=0, implementation="tf"),
+    ):
+        with pytest.raises(tf.errors.InvalidArgumentError, match=r"k must be in \[0, n\].*k = 3, n = 2"):
+            compiled(layer)(x)
+
+
 @needs_xla
 def test_rows_whose_number_is_known_at_run_time_alone():
     """A size within a bound, which is what XLA makes of the number of rows that pass a filter."""

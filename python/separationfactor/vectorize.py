@@ -53,10 +53,15 @@ def _checked(k: tf.Tensor, n: tf.Tensor) -> tf.Tensor:
     """Returns each instance's k, an int64 vector, once all are known to lie in [0, n]."""
     with_zero = tf.concat([k, [0]], 0)  # there may be no instances
     least, greatest = tf.reduce_min(with_zero), tf.reduce_max(with_zero)
-    # The op checks its k on a CPU under XLA as well, which leaves assertions out.
-    no_rows = tf.zeros(tf.stack([0, n]))
-    check = native.ops.separation_factor_separate(no_rows, tf.where(least < 0, least, greatest), 1.0, 1.0)
-    with tf.control_dependencies(check[:1]):
+    worst = tf.where(least < 0, least, greatest)
+    check = tf.debugging.Assert(
+        plain.is_in_range(worst, n), ["k must be in [0, n]. Received: k =", worst, ", n =", n]
+    )
+    # XLA leaves assertions out, and compiles the op, which on a CPU checks its k even for no rows. Elsewhere
+    # Grappler leaves the op out. It must not see a constant, of which it would raise another error.
+    hidden = tf.compat.v1.placeholder_with_default(worst, [])
+    compiled_check = native.ops.separation_factor_separate(tf.zeros(tf.stack([0, n])), hidden, 1.0, 1.0)
+    with tf.control_dependencies([check, compiled_check[0]]):
         return tf.identity(k)
 
 
