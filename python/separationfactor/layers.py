@@ -60,7 +60,7 @@ class SelectingLayer(keras.layers.Layer):
                 f"Layer '{self.name}' (of type {type(self).__name__}) expects one dense tensor. "
                 f"Received: inputs={inputs} (of type {type(inputs)})"
             )
-        if not symbolic:
+        if not symbolic and not isinstance(inputs, tf.Tensor):
             inputs = keras.ops.convert_to_tensor(inputs)
         if tf.as_dtype(inputs.dtype) not in ops.DTYPES:
             raise ValueError(
