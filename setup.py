@@ -29,7 +29,20 @@ from setuptools import Extension, find_packages, setup
 from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).resolve().parent
-VERSION = "0.1.0"
+# What the commands, the studies and the benchmark need.
+LAB = [
+    "click>=8.1",
+    "matplotlib>=3.7",
+    "rich>=13",
+    "scikit-learn>=1.3",
+    "scipy",
+    "tensorboard>=2.16",
+    "threadpoolctl",
+]
+# The package says its version once.
+VERSION = re.search(
+    r'^__version__ = "(.+)"$', (ROOT / "python/separationfactor/__init__.py").read_text(), re.M
+)[1]
 # What is built for, and what the extras bring, where the environment has no TensorFlow of its own.
 DEFAULT_TENSORFLOW = "2.21"
 # What a source distribution needs beside the Python files.
@@ -369,12 +382,12 @@ setup(
     version=VERSION,
     package_dir={"": "python"},
     packages=find_packages("python"),
-    py_modules=["separationfactor_command"],
     ext_modules=[Extension("separationfactor_core", [], depends=SOURCES)] if NATIVE else [],
     cmdclass={"build_ext": CMakeBuild},
     # setuptools reports these as build requirements, so an isolated build gets them installed.
     setup_requires=BUILD_REQUIREMENTS,
     extras_require={
+        "lab": LAB,
         "cpu": [f"tensorflow-cpu=={TENSORFLOW}.*"],
         "gpu": [f"tensorflow[and-cuda]=={TENSORFLOW}.*"],
         # What Keras exports to ONNX with, and what runs it.
@@ -384,6 +397,7 @@ setup(
         # The formatters are pinned, as each version formats a little differently.
         # NVIDIA's tools are for the tests of what nvcc makes of the CUDA kernels.
         "test": [
+            *LAB,
             "pytest>=8",
             "pytest-xdist",
             "hypothesis>=6.100",

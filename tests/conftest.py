@@ -9,10 +9,10 @@ import pytest
 import tensorflow as tf
 from tensorflow.python.framework.config import disable_op_determinism
 
-from separationfactor import native
+from separationfactor import library
 
 needs_native = pytest.mark.skipif(
-    native.ops is None, reason=f"the compiled op is not available: {native.why_unavailable}"
+    library.ops is None, reason=f"the compiled op is not available: {library.why_unavailable}"
 )
 
 
@@ -20,8 +20,8 @@ def pytest_runtest_setup(item):
     if item.get_closest_marker("gpu"):
         if not tf.config.list_physical_devices("GPU"):
             pytest.skip("TensorFlow sees no GPU")
-        if native.why_not_cuda is not None:
-            pytest.skip(f"the compiled op has no kernels for a GPU: {native.why_not_cuda}")
+        if library.why_not_cuda is not None:
+            pytest.skip(f"the compiled op has no kernels for a GPU: {library.why_not_cuda}")
 
 
 @pytest.fixture(params=[pytest.param("native", marks=needs_native), "tf"])

@@ -20,7 +20,7 @@ from pathlib import Path
 import click
 import numpy as np
 
-from separationfactor import data
+from separationfactor_lab import data
 
 SECONDS = 20
 GIGABYTE = 2**30

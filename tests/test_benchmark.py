@@ -10,8 +10,9 @@ import pytest
 import rich
 
 from conftest import needs_native
-from separationfactor import benchmark, native
-from separationfactor.benchmark import cases, measuring, rivals
+from separationfactor import library
+from separationfactor_lab import benchmark
+from separationfactor_lab.benchmark import cases, measuring, rivals
 
 CASES = [
     cases.Case(7, 10, 1),
@@ -136,7 +137,7 @@ def test_a_gpu_that_is_not_there_is_a_clear_error(monkeypatch, tmp_path):
 
 def test_a_build_without_kernels_for_a_gpu_is_a_clear_error(monkeypatch):
     monkeypatch.setattr(benchmark.tf.config, "get_visible_devices", lambda kind: ["a card"])
-    monkeypatch.setattr(native, "why_not_cuda", "it was built without")
+    monkeypatch.setattr(library, "why_not_cuda", "it was built without")
     with pytest.raises(benchmark.DeviceError, match="there are none: it was built without"):
         benchmark.run("nowhere", device="gpu")
 
@@ -199,7 +200,7 @@ def test_the_command_writes_tables_and_plots(monkeypatch, tmp_path):
         assert figure["microseconds"] > 0
     for case in CASES:
         assert str(case) in result.output
-    assert ("One row shared by threads" in result.output) == (native.ops is not None)
+    assert ("One row shared by threads" in result.output) == (library.ops is not None)
     ties = [figure for figure in report["results"] if figure["case"] == str(CASES[2])]
     assert {figure["exact"] for figure in ties if figure["rival"] == "top_k + threshold"} == {False}
     assert {figure["rival"] for figure in report["results"] if figure["phase"] == "step"} >= {

@@ -12,8 +12,17 @@ import pytest
 from click.testing import CliRunner
 
 import separationfactor as sf
-from separationfactor import cli, evaluation, figures, runs, studies
 from separationfactor.models import ConditionalVAE
+from separationfactor_lab import (
+    benchmark,
+    cli,
+    evaluation,
+    export,
+    figures,
+    runs,
+    studies,
+    synthetic_images,
+)
 
 STRANGE = ["[v2]", "[/v2]", "[red]", ":smile:", "ü", "with space", "-dash", "new\nline"]
 SPRITES = ["factors", "sprites", "--train", 2, "--test", 2, "--size", 8]
@@ -91,7 +100,7 @@ def test_tables_show_names_to_the_letter(run, monkeypatch):
     assert result.exit_code == 0, result.exception
     assert "[/run]:smile:" in result.output.splitlines()[0]
     assert result.output.endswith("wrote [/run]:smile:/metrics.json\n")
-    monkeypatch.setattr(sf.native, "build_info", lambda: {"flags": "-DX=[/red]"})
+    monkeypatch.setattr(sf, "build_info", lambda: {"flags": "-DX=[/red]"})
     assert "-DX=[/red]" in invoke("info").output
     study = studies.STUDIES[0]
     table = studies.table(study, studies.Results([], runs.data.Dataset("[/x]", *[None] * 4), Path(), False))
@@ -379,11 +388,11 @@ def test_interrupted_commands(run, monkeypatch):
     for module, name, command in [
         (evaluation, "evaluate", ["evaluate", "run"]),
         (figures, "traversals", ["traverse", "run"]),
-        (cli.export, "export", ["export", "run", "--format", "tflite"]),
-        (cli.known_factors, "moved_digits", ["factors", "digits", "--output", "d.npz"]),
+        (export, "export", ["export", "run", "--format", "tflite"]),
+        (synthetic_images, "moved_digits", ["factors", "digits", "--output", "d.npz"]),
         (studies, "run", ["study", "separation", "--output", "s"]),
-        (cli.benchmark, "run", ["benchmark"]),
-        (sf.native, "build_info", ["info"]),
+        (benchmark, "run", ["benchmark"]),
+        (sf, "build_info", ["info"]),
     ]:
         monkeypatch.setattr(module, name, interrupted)
         fails(invoke(*command), "Error: interrupted")

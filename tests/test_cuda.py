@@ -12,14 +12,14 @@ import pytest
 import tensorflow as tf
 from tensorflow.python.framework import kernels
 
-from separationfactor import native
+from separationfactor import implementations, library
 
 ROOT = Path(__file__).parents[1]
 # And what each reads in host memory.
 OPS = {"Separate": ["k"], "SeparateWithoutGradient": ["scalars"], "ScaleSelected": [], "SumSelected": []}
 
 needs_cuda = pytest.mark.skipif(
-    native.why_not_cuda is not None, reason=f"there are no kernels for a GPU: {native.why_not_cuda}"
+    library.why_not_cuda is not None, reason=f"there are no kernels for a GPU: {library.why_not_cuda}"
 )
 needs_cmake = pytest.mark.skipif(shutil.which("cmake") is None, reason="cmake is not installed")
 
@@ -92,15 +92,15 @@ def test_a_toolkit_that_cannot_compile_does_not_fail_the_build(tmp_path):
 
 
 def test_build_info_tells_of_cuda():
-    info = native.build_info()
-    if native.why_not_cuda is None:
+    info = implementations.build_info()
+    if library.why_not_cuda is None:
         assert info["why_not_cuda"] is None
         assert int(info["cuda"]["version"].split(".")[0]) >= 12
         codes = [architecture.split("_")[0] for architecture in info["cuda"]["architectures"]]
         assert set(codes) == {"sm", "compute"}, "code for cards, and PTX for those to come"
     else:
         assert info["cuda"] is None
-        assert info["why_not_cuda"] == native.why_not_cuda
+        assert info["why_not_cuda"] == library.why_not_cuda
 
 
 def test_a_library_that_does_not_load_leaves_the_cpu_be(tmp_path, monkeypatch):
@@ -108,11 +108,11 @@ def test_a_library_that_does_not_load_leaves_the_cpu_be(tmp_path, monkeypatch):
         json.dumps({"cuda": {"version": "13.0", "architectures": ["sm_90"]}, "why_not_cuda": None})
     )
     (tmp_path / "_ops_cuda.so").write_bytes(b"no library")
-    monkeypatch.setattr(native, "_FOLDER", tmp_path)
-    monkeypatch.setattr(native, "ops", object())
-    assert "its library does not load" in native._load_cuda()
+    monkeypatch.setattr(library, "_FOLDER", tmp_path)
+    monkeypatch.setattr(library, "ops", object())
+    assert "its library does not load" in library._load_cuda()
     (tmp_path / "_ops_cuda.so").unlink()
-    assert "its library does not load" in native._load_cuda()
+    assert "its library does not load" in library._load_cuda()
 
 
 @needs_cuda
@@ -136,7 +136,7 @@ def test_kernels_are_registered_for_a_gpu(op, in_host_memory):
         assert list(kernel.host_memory_arg) == in_host_memory
 
 
-LIBRARY = Path(native.__file__).parent / "_ops_cuda.so"
+LIBRARY = Path(library.__file__).parent / "_ops_cuda.so"
 
 
 def dynamic(option):
@@ -163,7 +163,7 @@ def test_no_kernel_of_the_library_has_a_frame_on_any_architecture():
     usage = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     architectures = re.findall(r"^arch = (sm_\d+)", usage, re.MULTILINE)
     assert set(architectures) >= {
-        name for name in native.build_info()["cuda"]["architectures"] if "sm_" in name
+        name for name in implementations.build_info()["cuda"]["architectures"] if "sm_" in name
     }
     frames = re.findall(r"Function (\w+):\s*REG:\d+ STACK:(\d+)", usage)
     assert len(frames) > 30

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import fuzz_data
-from separationfactor import data
+from separationfactor_lab import data
 
 
 def mnist_like(count=12, seed=0):

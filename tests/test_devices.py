@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 import oracle
 import separationfactor as sf
 from conftest import needs_native
-from separationfactor import native
+from separationfactor import implementations, library
 
 pytestmark = needs_native
 
@@ -128,7 +128,7 @@ def test_functions_and_layers(device):
     with tf.device(f"/{device}:0"):
         layer = sf.KSparse(7, implementation="native")
         oracle.assert_same(layer(on(device, x)), expected)
-        for jit_compile in (False, True) if native.supports_jit("native") else (False,):
+        for jit_compile in (False, True) if implementations.supports_jit("native") else (False,):
             compiled = tf.function(layer, jit_compile=jit_compile)
             oracle.assert_same(compiled(on(device, x)), expected, jit_compile=jit_compile)
 
@@ -164,9 +164,9 @@ def test_a_gpu_has_the_cpus_bits(dtype, shape):
             found = {}
             for device in ("CPU", "GPU", "GPU"):
                 with tf.device(f"/{device}:0"):
-                    selected = native.ops.separation_factor_separate(on(device, x), k, 2.0, 0.5)[1]
-                    out = native.ops.separation_factor_scale_selected(on(device, d_y), selected, 2.0, 0.5)
-                    sums = native.ops.separation_factor_sum_selected(
+                    selected = library.ops.separation_factor_separate(on(device, x), k, 2.0, 0.5)[1]
+                    out = library.ops.separation_factor_scale_selected(on(device, d_y), selected, 2.0, 0.5)
+                    sums = library.ops.separation_factor_sum_selected(
                         on(device, d_y), on(device, d_y), selected
                     )
                 results = [result.numpy() for result in (selected, out, *sums)]

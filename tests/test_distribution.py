@@ -21,7 +21,8 @@ import pytest
 import tensorflow as tf
 
 import separationfactor as sf
-from separationfactor import cli, data, distribution, runs
+from separationfactor import distribution
+from separationfactor_lab import cli, data, runs
 
 # Batches that do not divide by two, the last of one image: the second replica has none of it.
 IMAGES, TEST_IMAGES, BATCH_SIZE = 91, 31, 15
@@ -139,7 +140,7 @@ def check_dtensor():
     parts = dtensor.unpack(sf.separate(x, 2, implementation="tf"))
     for part in parts:
         np.testing.assert_array_equal(part, [[1, 1, 0, 0, 0, 0]] * 2)
-    if sf.native.ops is not None:
+    if sf.library.ops is not None:
         with pytest.raises(NotImplementedError, match="does not take a DTensor; implementation='tf' does"):
             sf.separate(x, 2, implementation="native")
 

@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 
 import separationfactor as sf
-from separationfactor import cli, data, evaluation, factors, metrics, runs
+from separationfactor_lab import cli, data, evaluation, metrics, runs, synthetic_images
 
 
 @pytest.fixture(scope="module")
 def sprites(tmp_path_factory):
     """Images with factors, few of them."""
     path = tmp_path_factory.mktemp("data") / "sprites.npz"
-    np.savez(path, **factors.sprites(200, 120, size=12))
+    np.savez(path, **synthetic_images.sprites(200, 120, size=12))
     return data.load(path)
 
 

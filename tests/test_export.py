@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from separationfactor import cli, export, installation, runs
+from separationfactor import installation
 from separationfactor.models import ConditionalVAE
+from separationfactor_lab import cli, export, runs
 from test_portable import tflite_interpreter
 
 

@@ -5,7 +5,7 @@ import shlex
 
 import pytest
 
-from separationfactor import installation, native
+from separationfactor import installation, library
 
 
 @pytest.fixture
@@ -73,10 +73,10 @@ def test_where_the_sources_are_not_known(installed, origin):
 
 def test_the_compiled_op_says_how_to_get_it(installed, tmp_path, monkeypatch):
     installed({"url": tmp_path.as_uri(), "dir_info": {}})
-    monkeypatch.setattr(native, "_FOLDER", tmp_path)
+    monkeypatch.setattr(library, "_FOLDER", tmp_path)
     command = f"pip install --force-reinstall --no-deps --no-cache-dir {tmp_path}"
-    for build in (None, {"tensorflow": "1.15.0"}, {"tensorflow": native.tf.__version__}):
+    for build in (None, {"tensorflow": "1.15.0"}, {"tensorflow": library.tf.__version__}):
         if build:
             (tmp_path / "_build.json").write_text(json.dumps(build))
             (tmp_path / "_ops.so").write_text("")
-        assert native._load()[1].endswith(command)
+        assert library._load()[1].endswith(command)

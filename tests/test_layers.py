@@ -291,7 +291,7 @@ def test_fit_in_mixed_precision(implementation, case, policy):
 
 def test_supports_jit_is_the_implementations(implementation):
     for case in CASES:
-        assert make(case, implementation=implementation).supports_jit == sf.native.supports_jit(
+        assert make(case, implementation=implementation).supports_jit == sf.implementations.supports_jit(
             implementation
         )
 

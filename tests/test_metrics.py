@@ -10,7 +10,7 @@ import pytest
 from scipy import stats
 from sklearn.exceptions import ConvergenceWarning
 
-from separationfactor import metrics
+from separationfactor_lab import metrics
 
 IMAGES = 2000
 

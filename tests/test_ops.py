@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 import oracle
 import separationfactor as sf
 from conftest import needs_native
-from separationfactor import native, plain
+from separationfactor import composed, library
 
-IMPLEMENTATIONS = ["native", "tf"] if native.ops is not None else ["tf"]
+IMPLEMENTATIONS = ["native", "tf"] if library.ops is not None else ["tf"]
 FACTORS = [(1.0, 0.0), (10.0, 0.25), (0.0, 1.0), (-2.0, 0.0), (-0.75, -0.0), (3.0, 3.0), (0.0, 0.0)]
 
 dtypes = pytest.mark.parametrize("dtype", oracle.DTYPES)
@@ -161,7 +161,7 @@ def test_plain_under_xla(dtype, as_tensor):
 @pytest.mark.parametrize("jit_compile", [False, True])
 def test_plain_counts_alike_beside_a_gpu(monkeypatch, jit_compile):
     """There it counts in int64."""
-    monkeypatch.setattr(plain, "_is_beside_a_gpu", lambda: True)
+    monkeypatch.setattr(composed, "_is_beside_a_gpu", lambda: True)
     rng = np.random.default_rng(3)
     for distribution, rows in oracle.DISTRIBUTIONS.items():
         x = rows(rng, (4, 37), oracle.DTYPES["float32"])
@@ -519,7 +519,7 @@ def test_a_call_that_needs_no_gradient_gives_the_bits_of_one_that_does(dtype):
 
 @needs_native
 def test_the_raw_ops_check_what_they_are_given():
-    ops = native.ops
+    ops = library.ops
     x, mask = tf.zeros((2, 9)), tf.zeros((2, 2), tf.uint8)
     for call, message in [
         (
@@ -562,7 +562,7 @@ def test_the_raw_ops_check_what_they_are_given():
 def test_a_static_k_beyond_n_fails_when_the_graph_is_built():
     @tf.function(input_signature=[tf.TensorSpec([None, 5])])
     def f(x):
-        return native.ops.separation_factor_separate(x, 6, 1.0, 0.0)[0]
+        return library.ops.separation_factor_separate(x, 6, 1.0, 0.0)[0]
 
     with pytest.raises(ValueError, match=r"k must be in \[0, n\].*k = 6, n = 5"):
         f.get_concrete_function()
@@ -573,5 +573,5 @@ def test_the_bitmask():
     rng = np.random.default_rng(0)
     for n, k in itertools.product((1, 7, 8, 9, 64, 100), (0, 1)):
         x = rng.standard_normal((3, n)).astype(np.float32)
-        _, mask = native.ops.separation_factor_separate(x, k, 1.0, 0.0)
+        _, mask = library.ops.separation_factor_separate(x, k, 1.0, 0.0)
         np.testing.assert_array_equal(mask, oracle.bitmask(oracle.select(x, k)))

@@ -13,10 +13,10 @@ import tensorflow as tf
 import oracle
 import separationfactor as sf
 from conftest import needs_native
-from separationfactor import native, portability
+from separationfactor import library, portability
 from separationfactor.layers import SelectingLayer
 
-NATIVE = "native" if native.ops is not None else "tf"
+NATIVE = "native" if library.ops is not None else "tf"
 
 
 class Configured(keras.Model):

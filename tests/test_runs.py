@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import separationfactor as sf
-from separationfactor import cli, data, runs
+from separationfactor_lab import cli, data, files, runs
 
 pytestmark = pytest.mark.usefixtures("deterministic")
 
@@ -165,7 +165,7 @@ def test_a_seed_repeats_a_run_and_another_does_not(whole, dataset_path, tmp_path
     assert other.history_path.read_text() != whole.history_path.read_text()
 
 
-@pytest.mark.skipif(sf.native.ops is None, reason="the compiled op is not available")
+@pytest.mark.skipif(sf.library.ops is None, reason="the compiled op is not available")
 def test_both_implementations_give_the_same_run(whole, dataset_path, tmp_path):
     assert_same_run(train(dataset_path, tmp_path / "tf", implementation="tf"), whole)
 
@@ -248,29 +248,29 @@ def test_resuming_nothing_is_an_error(dataset_path, tmp_path):
 def test_files_are_written_at_once(tmp_path):
     path = tmp_path / "file.txt"
     path.write_text("before")
-    with contextlib.suppress(ZeroDivisionError), runs.written_at_once(path) as temporary:
+    with contextlib.suppress(ZeroDivisionError), files.written_at_once(path) as temporary:
         temporary.write_text("half of")
         raise ZeroDivisionError
     assert path.read_text() == "before"
-    with runs.written_at_once(path) as temporary:
+    with files.written_at_once(path) as temporary:
         temporary.write_text("after")
     assert path.read_text() == "after"
     assert os.listdir(tmp_path) == ["file.txt"]
 
 
 def test_files_are_written_where_a_path_leads(tmp_path):
-    with runs.written_at_once(tmp_path / "new" / "folder" / "file.txt") as temporary:
+    with files.written_at_once(tmp_path / "new" / "folder" / "file.txt") as temporary:
         temporary.write_text("in folders that are made")
     link = tmp_path / "link.txt"
     link.symlink_to(tmp_path / "new" / "target.txt")
-    with runs.written_at_once(link) as temporary:
+    with files.written_at_once(link) as temporary:
         temporary.write_text("at the end of a link")
     assert (link.is_symlink(), link.read_text()) == (True, "at the end of a link")
     # Nothing is put in the place of a device or a pipe.
     os.mkfifo(tmp_path / "pipe")
     with (
         pytest.raises(FileExistsError, match="Not a regular file.*pipe"),
-        runs.written_at_once(tmp_path / "pipe"),
+        files.written_at_once(tmp_path / "pipe"),
     ):
         raise AssertionError("written to")
     assert (tmp_path / "pipe").is_fifo()
@@ -390,7 +390,7 @@ def test_traverse_errors(whole, tmp_path):
 
 
 def test_the_installed_command_and_the_module():
-    for command in (["separationfactor"], [sys.executable, "-m", "separationfactor.cli"]):
+    for command in (["separationfactor"], [sys.executable, "-m", "separationfactor_lab.cli"]):
         if command[0] == "separationfactor":
             command = [os.path.join(os.path.dirname(sys.executable), "separationfactor")]
         result = subprocess.run([*command, "--version"], capture_output=True, text=True, check=True)

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from separationfactor import cli, data, studies
-from separationfactor.studies import training
+from separationfactor_lab import cli, data, studies
+from separationfactor_lab.studies import training
 
 
 def invoke(*arguments):

@@ -11,7 +11,7 @@ from tensorflow.python.grappler import tf_optimizer
 import oracle
 import separationfactor as sf
 from conftest import needs_native
-from separationfactor import native, vectorize
+from separationfactor import library, vectorize
 
 pytestmark = needs_native
 needs_pfor = pytest.mark.skipif(
@@ -149,7 +149,7 @@ def test_vectorized_map_checks_k():
 
 
 @needs_pfor
-@pytest.mark.skipif(native.why_not_xla() is not None, reason="XLA does not compile the op")
+@pytest.mark.skipif(library.why_not_xla() is not None, reason="XLA does not compile the op")
 @pytest.mark.parametrize("k", [-1, 6])
 def test_vectorized_map_checks_k_under_xla(k):
     @tf.function(jit_compile=True)
@@ -317,9 +317,9 @@ def test_shapes_propagate_as_far_as_they_are_known():
 
         @tf.function(input_signature=[tf.TensorSpec(shape), tf.TensorSpec([], tf.int32)])
         def f(x, k):
-            y, selected = native.ops.separation_factor_separate(x, k, 1.0, 0.0)
-            out = native.ops.separation_factor_scale_selected(y, selected, 1.0, 0.0)
-            return y, selected, out, *native.ops.separation_factor_sum_selected(x, out, selected)
+            y, selected = library.ops.separation_factor_separate(x, k, 1.0, 0.0)
+            out = library.ops.separation_factor_scale_selected(y, selected, 1.0, 0.0)
+            return y, selected, out, *library.ops.separation_factor_sum_selected(x, out, selected)
 
         y, selected, out, *sums = f.get_concrete_function().structured_outputs
         assert y.shape.as_list() == shape if shape is not None else y.shape.rank is None
@@ -334,14 +334,14 @@ def test_shapes_propagate_as_far_as_they_are_known():
 def test_a_static_k_out_of_range_fails_when_the_graph_is_built(k):
     @tf.function(input_signature=[tf.TensorSpec([None, 5])])
     def f(x):
-        return native.ops.separation_factor_separate(x, k, 1.0, 0.0)[0]
+        return library.ops.separation_factor_separate(x, k, 1.0, 0.0)[0]
 
     with pytest.raises(ValueError, match=rf"k must be in \[0, n\].*k = {k}, n = 5"):
         f.get_concrete_function()
 
 
 def test_shapes_that_do_not_match_fail_when_the_graph_is_built():
-    ops = native.ops
+    ops = library.ops
     x, mask = tf.TensorSpec([None, 9]), tf.TensorSpec([None, 3], tf.uint8)
     for function in (
         lambda x, mask: ops.separation_factor_scale_selected(x, mask, 1.0, 0.0),

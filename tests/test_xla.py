@@ -14,11 +14,11 @@ from hypothesis import HealthCheck, given, settings
 import oracle
 import separationfactor as sf
 from conftest import needs_native
-from separationfactor import native
+from separationfactor import library
 from test_ops import cases, dtypes, rows_of
 
 needs_xla = pytest.mark.skipif(
-    native.why_not_xla() is not None, reason=f"XLA does not compile the op: {native.why_not_xla()}"
+    library.why_not_xla() is not None, reason=f"XLA does not compile the op: {library.why_not_xla()}"
 )
 
 
@@ -29,9 +29,9 @@ def compiled(function=None, **options):
 @needs_native
 def test_what_the_headers_promise_loads():
     """A library that was built and does not load, or that its headers promised and is not there, is a bug."""
-    why = native._build()["why_not_xla"]
+    why = library.build()["why_not_xla"]
     assert why is None or "comes without" in why
-    assert native.why_not_xla() == why
+    assert library.why_not_xla() == why
 
 
 @needs_xla

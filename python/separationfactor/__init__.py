@@ -29,8 +29,8 @@ if keras.__version__.startswith("2."):
 
 from separationfactor import models
 from separationfactor.callbacks import KSchedule
+from separationfactor.implementations import build_info
 from separationfactor.layers import KSparse, SeparationFactor
-from separationfactor.native import build_info
 from separationfactor.ops import separate
 from separationfactor.portability import portable
 

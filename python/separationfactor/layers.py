@@ -3,7 +3,7 @@
 import keras
 import tensorflow as tf
 
-from separationfactor import arguments, native, ops
+from separationfactor import arguments, implementations, ops
 
 
 class SelectingLayer(keras.layers.Layer):
@@ -18,7 +18,7 @@ class SelectingLayer(keras.layers.Layer):
             )
         self.axis = arguments.integer("axis", axis, "an integer")
         self.by = arguments.one_of("by", by, ops.SCORES)
-        self.use(arguments.one_of("implementation", implementation, native.IMPLEMENTATIONS))
+        self.use(arguments.one_of("implementation", implementation, implementations.IMPLEMENTATIONS))
         self.input_spec = keras.layers.InputSpec(min_ndim=1)
         self.supports_masking = True
         self._axis_size = None
@@ -26,7 +26,7 @@ class SelectingLayer(keras.layers.Layer):
     def use(self, implementation):
         """Changes the implementation; functions that were traced before keep the former."""
         self.implementation = implementation
-        self.supports_jit = native.supports_jit(implementation)
+        self.supports_jit = implementations.supports_jit(implementation)
 
     def build(self, input_shape):
         rank = len(input_shape)

@@ -11,11 +11,9 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
-from tensorflow.python import pywrap_tfe
-from tensorflow.python.eager import context, record
-from tensorflow.python.framework.ops import EagerTensor
 
-from separationfactor import native, plain, vectorize
+from separationfactor import _private, composed, implementations, library, vectorize
+from separationfactor._private import EagerTensor
 
 DTYPES = (tf.float32, tf.float64, tf.bfloat16, tf.float16)
 SCORES = ("value", "magnitude")
@@ -80,35 +78,31 @@ def separate(
             in words of its own.
     """
     if (
-        type(x) is EagerTensor
+        type(x) is EagerTensor  # which is None without the fast path
         and type(k) is int
         and type(separation) is type(suppression) is float
         and axis == -1
         and by == "value"
-        and pywrap_tfe.TFE_Py_TapeSetIsEmpty()
-        and context._context._thread_local_data.is_eager
-        and native.runs_eagerly(implementation)
+        and _private.tape_set_is_empty()
+        and _private.is_executing_eagerly()
+        and implementations.runs_eagerly(implementation)
     ):
         # The op's generated wrapper costs more than a small kernel.
         try:
-            return pywrap_tfe.TFE_Py_FastPathExecute(
-                context._context,
-                "SeparationFactor>SeparateWithoutGradient",
-                None,
-                x,
-                _scalars(k, separation, suppression),
+            return _private.execute(
+                "SeparationFactor>SeparateWithoutGradient", x, _scalars(k, separation, suppression)
             )
-        except Exception:
-            pass  # what is wrong with an argument, the checks that follow say
+        except (*_private.FAST_PATH_ERRORS, OverflowError):
+            pass  # The checks below say which argument is wrong.
     if isinstance(x, keras.KerasTensor):
         return Separate(
             k, separation, suppression, axis=axis, by=by, implementation=implementation
         ).symbolic_call(x)
-    implementation = native.resolve(implementation)
+    implementation = implementations.resolve(implementation)
     if isinstance(x, (tf.RaggedTensor, tf.SparseTensor)):
         raise TypeError(f"`x` must be a dense tensor. Received: a {type(x).__name__}")
     x = tf.convert_to_tensor(x)
-    if implementation == "native" and isinstance(x, EagerTensor) and "CUSTOM" in x.device:
+    if implementation == "native" and _private.is_eager(x) and "CUSTOM" in x.device:
         # DTensor, a custom device, splits only ops that TensorFlow itself has told it of.
         raise NotImplementedError(
             "the compiled op does not take a DTensor; implementation='tf' does. Received: x of shape "
@@ -134,9 +128,10 @@ def _separate_last_axis(x, k, separation, suppression, by, implementation):
     suppression, suppression_is_tensor = _factor("suppression", suppression, x.dtype)
     factor_gradients = separation_is_tensor or suppression_is_tensor
     if implementation == "tf":
-        return plain.separate(x, k, separation, suppression, by)
-    if factor_gradients or not tf.executing_eagerly() or not record.could_possibly_record():
-        return native.ops.separation_factor_separate(
+        return composed.separate(x, k, separation, suppression, by)
+    on_tape = tf.executing_eagerly() and _private.could_possibly_record() and _private.has_tapes()
+    if factor_gradients or not on_tape:
+        return library.ops.separation_factor_separate(
             x, k, separation, suppression, by=by, factor_gradients=factor_gradients
         )[0]
     return _separate_on_tape(x, k, separation, suppression, by)
@@ -164,7 +159,7 @@ class Separate(keras.Operation):
                     f"Received: {factor_name}={factor!r}"
                 )
         _check_score(by)
-        native.resolve(implementation)
+        implementations.resolve(implementation)
         self.k = int(k)
         self.separation, self.suppression = float(separation), float(suppression)
         self.axis, self.by, self.implementation = axis, by, implementation
@@ -272,7 +267,7 @@ def _k(k: Any, n: int | None) -> Any:
         if k.dtype not in (tf.int32, tf.int64):
             k = tf.cast(k, tf.int64)
         # What is known while tracing is checked then. An eager tensor may lie on a GPU, and the op checks it.
-        static_k = None if isinstance(k, EagerTensor) else tf.get_static_value(k)
+        static_k = None if _private.is_eager(k) else tf.get_static_value(k)
         if static_k is None:
             return k
         k = int(static_k)
@@ -303,30 +298,30 @@ def _factor(name: str, factor: Any, dtype: tf.DType) -> tuple[Any, bool]:
 
 def _separate_on_tape(x, k, separation, suppression, by):
     """Computes `separate` eagerly under a tape, which would keep an op's every input: x, not just bits."""
-    with record.stop_recording():
-        y, selected = native.ops.separation_factor_separate(
+    with _private.stop_recording():
+        y, selected = library.ops.separation_factor_separate(
             x, k, separation, suppression, by=by, factor_gradients=False
         )
 
     def gradient(d_y):
         return [_scale_on_tape(d_y, selected, separation, suppression)]
 
-    record.record_operation("SeparationFactor>Separate", [y], [x], gradient)
+    _private.record_operation("SeparationFactor>Separate", [y], [x], gradient)
     return y
 
 
 def _scale_on_tape(v, selected, separation, suppression):
     """Computes its op eagerly, likewise: linear in v, so it is its own gradient."""
     v = tf.convert_to_tensor(v)  # the gradient of a gather is IndexedSlices
-    with record.stop_recording():
-        out = native.ops.separation_factor_scale_selected(
+    with _private.stop_recording():
+        out = library.ops.separation_factor_scale_selected(
             v, selected, separation, suppression, factor_gradients=False
         )
 
     def gradient(d_out):
         return [_scale_on_tape(d_out, selected, separation, suppression)]
 
-    record.record_operation("SeparationFactor>ScaleSelected", [out], [v], gradient)
+    _private.record_operation("SeparationFactor>ScaleSelected", [out], [v], gradient)
     return out
 
 
@@ -341,7 +336,7 @@ def _register_gradient(op: str) -> Callable[[Callable[..., Any]], Callable[..., 
     return register
 
 
-if native.ops is not None:
+if library.ops is not None:
     vectorize.register()
 
     @_register_gradient("SeparationFactor>Separate")
@@ -360,7 +355,7 @@ if native.ops is not None:
     @_register_gradient("SeparationFactor>SumSelected")
     def _sum_selected_gradient(op, d_selected_sum, d_others_sum):
         u, v, selected = op.inputs
-        scale = native.ops.separation_factor_scale_selected
+        scale = library.ops.separation_factor_scale_selected
         return (
             scale(v, selected, d_selected_sum, d_others_sum),
             scale(u, selected, d_selected_sum, d_others_sum),
@@ -370,9 +365,9 @@ if native.ops is not None:
     def _scale_and_sum(op, d_out, v, selected, separation, suppression):
         """The gradients of v * factor: by v and, where the op was told they are wanted, by the factors."""
         factor_gradients = op.get_attr("factor_gradients")
-        d_v = native.ops.separation_factor_scale_selected(
+        d_v = library.ops.separation_factor_scale_selected(
             d_out, selected, separation, suppression, factor_gradients=factor_gradients
         )
         if not factor_gradients:
             return d_v, None, None
-        return d_v, *native.ops.separation_factor_sum_selected(d_out, v, selected)
+        return d_v, *library.ops.separation_factor_sum_selected(d_out, v, selected)

@@ -13,13 +13,8 @@ import contextlib
 import numpy as np
 import tensorflow as tf
 
-from separationfactor import native, plain
-
-try:
-    # Private: without it, TensorFlow runs the ops in a loop and says so.
-    from tensorflow.python.ops.parallel_for.pfor import RegisterPFor, wrap
-except ImportError:
-    RegisterPFor = None
+from separationfactor import composed, library
+from separationfactor._private import RegisterPFor, wrap
 
 
 def _column(scalars: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:
@@ -55,12 +50,12 @@ def _checked(k: tf.Tensor, n: tf.Tensor) -> tf.Tensor:
     least, greatest = tf.reduce_min(with_zero), tf.reduce_max(with_zero)
     worst = tf.where(least < 0, least, greatest)
     check = tf.debugging.Assert(
-        plain.is_in_range(worst, n), ["k must be in [0, n]. Received: k =", worst, ", n =", n]
+        composed.is_in_range(worst, n), ["k must be in [0, n]. Received: k =", worst, ", n =", n]
     )
     # XLA leaves assertions out, and compiles the op, which on a CPU checks its k even for no rows. Elsewhere
     # Grappler leaves the op out. It must not see a constant, of which it would raise another error.
     hidden = tf.compat.v1.placeholder_with_default(worst, [])
-    compiled_check = native.ops.separation_factor_separate(tf.zeros(tf.stack([0, n])), hidden, 1.0, 1.0)
+    compiled_check = library.ops.separation_factor_separate(tf.zeros(tf.stack([0, n])), hidden, 1.0, 1.0)
     with tf.control_dependencies([check, compiled_check[0]]):
         return tf.identity(k)
 
@@ -71,7 +66,7 @@ def _select(x: tf.Tensor, k: tf.Tensor, by: str) -> tf.Tensor:
     n = shape[-1]
     k = tf.broadcast_to(_column(tf.cast(k, tf.int32), x), tf.concat([shape[:-1], [1]], 0))
     rows = tf.reshape(x, [tf.reduce_prod(shape[:-1]), n])
-    scores = plain._flush(plain._scores(rows, by))
+    scores = composed._flush(composed._scores(rows, by))
     # NaN ties with +inf in the first order, and comes first in the second.
     is_nan = tf.math.is_nan(rows)
     scores = tf.where(is_nan, tf.constant(np.inf, scores.dtype), scores)
@@ -85,12 +80,12 @@ def _select(x: tf.Tensor, k: tf.Tensor, by: str) -> tf.Tensor:
 def _scale(v, selected, separation, suppression):
     """Multiplies as the op does, with factors for each instance."""
 
-    @plain.with_gradient
+    @composed.with_gradient
     def scale(v, separation, suppression):
         def gradient(d_out):
             return _scale(d_out, selected, separation, suppression), *_sum(d_out, v, selected)
 
-        return plain._scale(v, ~selected, _column(separation, v), _column(suppression, v)), gradient
+        return composed._scale(v, ~selected, _column(separation, v), _column(suppression, v)), gradient
 
     return scale(v, separation, suppression)
 
@@ -98,7 +93,7 @@ def _scale(v, selected, separation, suppression):
 def _sum(u, v, selected):
     """Sums as the op does, with sums for each instance."""
 
-    @plain.with_gradient
+    @composed.with_gradient
     def sums(u, v):
         def gradient(d_selected_sum, d_others_sum):
             return (
@@ -107,7 +102,7 @@ def _sum(u, v, selected):
             )
 
         # TensorFlow vectorizes these ops itself.
-        return tf.vectorized_map(lambda each: plain._sum_selected(*each), (u, v, ~selected)), gradient
+        return tf.vectorized_map(lambda each: composed._sum_selected(*each), (u, v, ~selected)), gradient
 
     return sums(u, v)
 
@@ -117,7 +112,7 @@ def _convert_separate(pfor_input):
     by = pfor_input.get_attr("by").decode()
     x, k, separation, suppression = pfor_input.inputs
     if not (k.is_stacked or separation.is_stacked or suppression.is_stacked):
-        outputs = native.ops.separation_factor_separate(
+        outputs = library.ops.separation_factor_separate(
             x.t,
             k.t,
             separation.t,
@@ -133,18 +128,18 @@ def _convert_separate(pfor_input):
     if k.is_stacked:
         n = tf.shape(x.t, tf.int64)[-1]
         each_k = _checked(tf.cast(k.t, tf.int64), n)
-        is_valid = _column(plain.is_in_range(each_k, n), x.t)
+        is_valid = _column(composed.is_in_range(each_k, n), x.t)
         selected = _select(fixed_x, each_k, by)
         bitmask = _pack(selected)
     else:
         one = tf.ones([], x.t.dtype)
-        bitmask = native.ops.separation_factor_separate(
+        bitmask = library.ops.separation_factor_separate(
             fixed_x, k.t, one, one, by=by, factor_gradients=False
         )[1]
         selected = _unpack(bitmask, x.t)
     y = _scale(x.t, selected, separation.t, suppression.t)
     if is_valid is not None:
-        y = plain.nan_unless(is_valid, y)
+        y = composed.nan_unless(is_valid, y)
     return [wrap(y, True), wrap(bitmask, True)]
 
 
@@ -152,7 +147,7 @@ def _convert_scale_selected(pfor_input):
     pfor_input.stack_inputs([0, 1])
     v, selected, separation, suppression = pfor_input.inputs
     if not (separation.is_stacked or suppression.is_stacked):
-        out = native.ops.separation_factor_scale_selected(
+        out = library.ops.separation_factor_scale_selected(
             v.t,
             selected.t,
             separation.t,

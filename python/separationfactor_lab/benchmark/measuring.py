@@ -20,10 +20,11 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from separationfactor import native
-from separationfactor.benchmark.cases import Case, data, expected
-from separationfactor.benchmark.rivals import OURS, PLAIN, TENSORFLOW_MODES, rivals
+from separationfactor import implementations, library
 from separationfactor.models import ConditionalVAE
+from separationfactor_lab.benchmark.cases import Case, data, expected
+from separationfactor_lab.benchmark.rivals import OURS, PLAIN, TENSORFLOW_MODES, rivals
+from separationfactor_lab.startup import load
 
 BURST_SECONDS = 0.01
 PHASES = ("forward", "gradient")
@@ -143,7 +144,7 @@ def memory_process() -> Iterator[Callable[[Case], dict[tuple[str, str, str], int
     os.environ.update(environment)
     try:
         context = multiprocessing.get_context("spawn")
-        with concurrent.futures.ProcessPoolExecutor(1, context) as pool:
+        with concurrent.futures.ProcessPoolExecutor(1, context, load, (__name__,)) as pool:
             yield lambda case: pool.submit(_peak_memories, case).result()
     finally:
         os.environ.clear()
@@ -221,7 +222,7 @@ def training_steps(bursts: int, limit: float, advance: Callable[[], None]) -> li
     rng = np.random.default_rng(0)
     images = rng.random((100, 28, 28, 1), np.float32)
     labels = rng.integers(0, 10, 100)
-    implementations = ("native", "tf") if native.ops is not None else ("tf",)
+    implementations = ("native", "tf") if library.ops is not None else ("tf",)
     steps = {}
     for name in (*implementations, "no layer"):
         keras.utils.set_random_seed(0)
@@ -258,5 +259,5 @@ def machine(device: str = "cpu") -> dict[str, Any]:
         "python": platform.python_version(),
         "numpy": np.__version__,
         "keras": keras.version(),
-        **native.build_info(),
+        **implementations.build_info(),
     }

@@ -14,25 +14,24 @@ import json
 from pathlib import Path
 from typing import Any
 
-import click
 import rich
 import tensorflow as tf
 from rich.progress import Progress
+from rich.table import Table
 
-from separationfactor import native
-from separationfactor.benchmark import measuring, report
-from separationfactor.benchmark.cases import HEADLINE, MORE
-from separationfactor.benchmark.measuring import PHASES
-from separationfactor.benchmark.rivals import DEVICES
-from separationfactor.runs import make_folder, save_figure, written_at_once
-from separationfactor.terminal import PathType, reports_errors, say
+from separationfactor import library
+from separationfactor_lab.benchmark import measuring, report
+from separationfactor_lab.benchmark.cases import HEADLINE, MORE
+from separationfactor_lab.benchmark.measuring import PHASES
+from separationfactor_lab.errors import LabError
+from separationfactor_lab.files import make_folder, save_figure, written_at_once
 
 
-class DeviceError(RuntimeError):
+class DeviceError(LabError, RuntimeError):
     """The device that is to be measured is not there, or not of use."""
 
 
-class CaseError(ValueError):
+class CaseError(LabError, ValueError):
     """No case has such a name."""
 
 
@@ -44,10 +43,10 @@ def _check_gpu() -> None:
             else "this TensorFlow was built without CUDA: pip install 'tensorflow[and-cuda]'"
         )
         raise DeviceError(f"--device gpu needs a GPU that TensorFlow can use: {why}")
-    if native.why_not_cuda is not None:
+    if library.why_not_cuda is not None:
         raise DeviceError(
             f"--device gpu measures the compiled op's kernels for a GPU, and there are none: "
-            f"{native.why_not_cuda}"
+            f"{library.why_not_cuda}"
         )
     # The card's memory is for all.
     with contextlib.suppress(RuntimeError):  # it is in use already
@@ -123,24 +122,12 @@ def run(output: str | Path, quick: bool = False, device: str = "cpu", only: str 
     return figures
 
 
-@click.command("benchmark", context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
-@click.option("--quick", is_flag=True, help="Three cases only, in under two minutes.")
-@click.option("--device", default="cpu", type=click.Choice(DEVICES), help="What computes.")
-@click.option("--only", default="", metavar="TEXT", help="Only cases whose names hold this, as '1000, 25'.")
-@click.option(
-    "--output", default="benchmark", type=PathType(file_okay=False), help="Where tables and plots go."
-)
-@reports_errors(DeviceError, CaseError)
-def main(quick, device, only, output):
-    """Times the op beside plain TensorFlow, NumPy and, where installed, PyTorch and JAX."""
-    results = run(output, quick, device, only)["results"]
-    console = rich.get_console()
-    for table in (
+def tables(results: list[dict[str, Any]]) -> list[Table]:
+    """Returns the tables of a benchmark's results that have rows."""
+    all_tables = (
         *(report.table(results, phase) for phase in PHASES),
         report.memory_table(results),
         report.threads_table(results),
         report.step_table(results),
-    ):
-        if table.row_count:
-            console.print(table)
-    say(f"wrote {output}/results.json, results.csv, forward.png and gradient.png")
+    )
+    return [table for table in all_tables if table.row_count]

@@ -1,6 +1,6 @@
 """Images whose factors are known, made here: digits that are moved, and sprites that are drawn.
 
-Both give what `separationfactor.data.load` reads from an .npz file: the arrays of Keras' mnist.npz, and with
+Both give what `data.load` reads from an .npz file: the arrays of Keras' mnist.npz, and with
 them `factors_train` and `factors_test`, of shape `(images, factors)`, and `factor_names`. The label is the
 class, and a discrete factor; the others are continuous. All are drawn independently of one another.
 """
@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 import numpy as np
 from scipy import ndimage
 
-from separationfactor.data import Dataset
+from separationfactor_lab.data import Dataset
 
 # Digits: what a digit is moved by is drawn uniformly from these.
 DIGIT_FACTORS = {

@@ -9,11 +9,12 @@ import numpy as np
 from matplotlib.figure import Figure
 from sklearn.model_selection import train_test_split
 
-from separationfactor import figures
 from separationfactor.models import CompletionBaseline, CompletionVAE
 from separationfactor.models.completion import observed_pixels
-from separationfactor.studies import training
-from separationfactor.studies.framework import Results, Study, Trial
+from separationfactor_lab import figures
+from separationfactor_lab.options import STUDIES
+from separationfactor_lab.studies import training
+from separationfactor_lab.studies.framework import Results, Study, Trial
 
 _BATCH = 100
 _EPOCHS, _QUICK_EPOCHS = 60, 2
@@ -144,7 +145,7 @@ def _draw_completions(results: Results) -> Figure:
 
 STUDY = Study(
     name="completion",
-    summary="How well the rest of a digit is predicted from one, two or three of its quadrants.",
+    summary=STUDIES["completion"],
     settings={
         f"quadrants={number}": {"quadrants": number, "hidden_units": 500, "latent_dim": 50}
         for number in (1, 2, 3)

@@ -12,12 +12,12 @@ import tensorflow as tf
 from separationfactor import arguments, installation
 from separationfactor.models import ConditionalVAE
 from separationfactor.portability import portable
-from separationfactor.runs import written_at_once
+from separationfactor_lab.errors import LabError
+from separationfactor_lab.files import written_at_once
+from separationfactor_lab.options import EXPORT_FORMATS
 
-FORMATS = ("saved-model", "tflite", "onnx")
 
-
-class ExportError(RuntimeError):
+class ExportError(LabError, RuntimeError):
     """A model cannot be exported; the message says what is missing or in the way."""
 
 
@@ -48,7 +48,7 @@ def export(model: ConditionalVAE, path: str | Path, format: str) -> None:
         ValueError: If `format` is none of these.
         ExportError: If `path` exists as a folder, or the packages that the format needs are not installed.
     """
-    arguments.one_of("format", format, FORMATS)
+    arguments.one_of("format", format, EXPORT_FORMATS)
     path = Path(path)
     if path.is_dir() or (path.exists() and format != "tflite"):
         raise ExportError(f"{path}: exists already; remove it, or choose another place")

@@ -10,8 +10,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from separationfactor import runs
-from separationfactor.studies.framework import Trial
+from separationfactor_lab import files
+from separationfactor_lab.studies.framework import Trial
 
 
 def once(trial: Trial, model: keras.Model, train: Callable[[], None]) -> None:
@@ -35,7 +35,7 @@ def once(trial: Trial, model: keras.Model, train: Callable[[], None]) -> None:
         pass  # there is none, or of another model
     train()
     weights = {f"{index}": weight for index, weight in enumerate(model.get_weights())}
-    with runs.written_at_once(path) as temporary:
+    with files.written_at_once(path) as temporary:
         np.savez(temporary, options=options, **weights)
 
 

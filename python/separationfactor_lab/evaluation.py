@@ -1,4 +1,4 @@
-"""Everything that `separationfactor.metrics` can say of a trained model and of a run."""
+"""Everything that `separationfactor_lab.metrics` can say of a trained model and of a run."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from separationfactor import metrics
-from separationfactor.data import Dataset
 from separationfactor.models import ConditionalVAE
-from separationfactor.runs import Run, written_at_once
+from separationfactor_lab import metrics
+from separationfactor_lab.data import Dataset
+from separationfactor_lab.files import written_at_once
+from separationfactor_lab.runs import Run
 
 _BATCH = 500
 
@@ -71,7 +72,7 @@ def evaluate_model(
     is probed. The code that silhouette, neighbours and disentanglement are measured on comes from the image
     alone: y is the classifier's output, and the code what the decoder is given, z + S(y) or z beside S(y).
 
-    The class is measured as a factor in two ways, for the reasons given in `separationfactor.metrics`: names
+    The class is measured as a factor in two ways, for the reasons given in `metrics`: names
     in `_one_vs_rest` are of the code, with each class as a factor of its own (which are not independent, as
     most of these measures suppose), and names in `_collapsed` are of z beside the argmax of y, with the class
     as the only factor. If the data set has ground-truth factors, names in `_factors` are of the code on the
@@ -217,7 +218,7 @@ def evaluate(run: Run, *, advance: Callable[[str], None] = lambda part: None, **
         What `evaluate_model` returns.
 
     Raises:
-        separationfactor.runs.RunError: If the run has no model yet, or its data have changed.
+        separationfactor_lab.runs.RunError: If the run has no model yet, or its data have changed.
     """
     model, dataset = run.model(), run.data()
     advance("judge")

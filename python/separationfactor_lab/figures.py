@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -18,21 +17,6 @@ _CURVES = (
     ("classifier accuracy", ["classifier_accuracy"]),
 )
 CURVES = tuple(f"{part}{name}" for _, names in _CURVES for name in names for part in ("", "val_"))
-
-# All that Matplotlib writes, but what needs LaTeX.
-SUFFIXES = tuple(f".{name}" for name in sorted(Figure().canvas.get_supported_filetypes()) if name != "pgf")
-
-
-def check_suffix(path: str | Path) -> Path:
-    """Returns the path of a picture.
-
-    Raises:
-        ValueError: If its suffix is not that of a format that Matplotlib writes.
-    """
-    path = Path(path)
-    if path.suffix.lower() not in SUFFIXES:
-        raise ValueError(f"a picture's path must end in one of {', '.join(SUFFIXES)}. Received: {path}")
-    return path
 
 
 def _grid(

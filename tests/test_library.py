@@ -16,7 +16,8 @@ import tensorflow as tf
 
 import separationfactor as sf
 from conftest import needs_native
-from separationfactor import native
+from separationfactor import distribution, implementations, library
+from separationfactor_lab import options, studies
 
 ROOT = Path(__file__).parents[1]
 VARIABLE = "SEPARATIONFACTOR_IMPLEMENTATION"
@@ -26,24 +27,24 @@ VARIABLE = "SEPARATIONFACTOR_IMPLEMENTATION"
 def unavailable(monkeypatch):
     """A process in which the library did not load."""
     monkeypatch.delenv(VARIABLE, raising=False)
-    monkeypatch.setattr(native, "ops", None)
-    monkeypatch.setattr(native, "why_unavailable", "it was built for X and this is Y; to mend it: Z")
-    native._warn_once.cache_clear()
+    monkeypatch.setattr(library, "ops", None)
+    monkeypatch.setattr(library, "why_unavailable", "it was built for X and this is Y; to mend it: Z")
+    implementations._warn_once.cache_clear()
     yield
-    native._warn_once.cache_clear()
+    implementations._warn_once.cache_clear()
 
 
-def install(folder, monkeypatch, build, library=b""):
-    """Makes `native` look at a folder in place of the package's."""
+def install(folder, monkeypatch, build, content=b""):
+    """Makes `library` look at a folder in place of the package's."""
     if build is not None:
         (folder / "_build.json").write_text(json.dumps(build))
-        (folder / "_ops.so").write_bytes(library)
-    monkeypatch.setattr(native, "_FOLDER", folder)
+        (folder / "_ops.so").write_bytes(content)
+    monkeypatch.setattr(library, "_FOLDER", folder)
 
 
 def test_without_compiled_code(tmp_path, monkeypatch):
     install(tmp_path, monkeypatch, None)
-    ops, why = native._load()
+    ops, why = library._load()
     assert ops is None
     assert "installed without compiled code" in why
     assert "pip install" in why
@@ -51,17 +52,17 @@ def test_without_compiled_code(tmp_path, monkeypatch):
 
 def test_built_for_another_tensorflow(tmp_path, monkeypatch):
     install(tmp_path, monkeypatch, {"tensorflow": "1.15.0"})
-    ops, why = native._load()
+    ops, why = library._load()
     assert ops is None
     assert "built for TensorFlow 1.15.0" in why
     assert f"this is TensorFlow {tf.__version__}" in why
     assert "pip install --force-reinstall" in why
 
 
-@pytest.mark.parametrize("library", [b"", b"no library"])
-def test_a_library_that_does_not_load(tmp_path, monkeypatch, library):
-    install(tmp_path, monkeypatch, {"tensorflow": tf.__version__}, library)
-    ops, why = native._load()
+@pytest.mark.parametrize("content", [b"", b"no library"])
+def test_a_library_that_does_not_load(tmp_path, monkeypatch, content):
+    install(tmp_path, monkeypatch, {"tensorflow": tf.__version__}, content)
+    ops, why = library._load()
     assert ops is None
     assert f"built for TensorFlow {tf.__version__}, does not load" in why
     assert "pip install --force-reinstall" in why
@@ -70,7 +71,7 @@ def test_a_library_that_does_not_load(tmp_path, monkeypatch, library):
 def test_a_library_that_is_missing(tmp_path, monkeypatch):
     install(tmp_path, monkeypatch, {"tensorflow": tf.__version__})
     (tmp_path / "_ops.so").unlink()
-    ops, why = native._load()
+    ops, why = library._load()
     assert ops is None
     assert "does not load" in why
 
@@ -106,7 +107,7 @@ def test_asking_for_tf_warns_of_nothing(unavailable, monkeypatch):
 def test_build_info_says_what_the_warning_says(unavailable):
     info = sf.build_info()
     assert info["native"] is False
-    assert info["why_not_native"] == native.why_unavailable
+    assert info["why_not_native"] == library.why_unavailable
     assert info["implementation"] == "tf"
     assert info["instruction_set"] is None
 
@@ -187,11 +188,13 @@ print(type(layer) is sf.KSparse, layer(x).numpy().tolist())
     assert result.stdout.splitlines() == [
         "[[[0.5, 2.0, 0.5], [0.5, 0.5, 2.0]], 14.0]",
         "[[0.0, 5.0, 0.0], [0.0, 0.0, 9.0]]",
-        str(native.ops is not None),
+        str(library.ops is not None),
         "True [[0.0, 5.0, 3.0], [2.0, 0.0, 9.0]]",
     ]
 
 
+COMMAND = "from separationfactor_lab import main; main()"
+LOADED = "lambda: print([name for name in ('tensorflow', 'keras', 'numpy') if name in sys.modules])"
 MISSING = {
     "tensorflow": (
         "sys.modules['tensorflow'] = None",
@@ -209,25 +212,94 @@ def test_what_is_missing_is_said_in_one_line(missing):
     assert result.returncode == 1
     assert re.search(f"^ImportError: separationfactor {message}", result.stderr.splitlines()[-1])
     assert "During handling" not in result.stderr
-    command = run(f"import sys; {arrange}; import separationfactor_command")
+    command = run(f"import sys; {arrange}; sys.argv = ['', 'info']; {COMMAND}")
     assert command.returncode == 1
     assert re.search(f"^separationfactor {message}", command.stderr.splitlines()[-1])
     assert "Traceback" not in command.stderr
 
 
+@pytest.mark.parametrize(
+    ("module", "arguments"),
+    [("click", ["--help"]), ("sklearn", ["study", "separation", "--output", "x"])],
+)
+def test_the_commands_name_the_extra_that_they_need(module, arguments):
+    result = run(f"import sys; sys.modules[{module!r}] = None; sys.argv[1:] = {arguments}; {COMMAND}")
+    assert result.returncode == 1
+    (line,) = result.stderr.splitlines()
+    assert line.startswith(f"separationfactor's commands need the extra `lab`, of which {module} is not")
+    assert "pip install" in line
+    assert "[lab]" in line
+
+
 def test_an_import_error_of_another_kind_is_not_hidden():
-    result = run("import sys; sys.modules['click'] = None; import separationfactor_command")
+    result = run(f"import sys; sys.modules['json'] = None; {COMMAND}")
     assert "Traceback" in result.stderr
-    assert "click" in result.stderr.splitlines()[-1]
+    assert "json" in result.stderr.splitlines()[-1]
+
+
+def test_the_library_needs_nothing_of_the_laboratory():
+    """Neither a module of the extra `lab` nor the laboratory itself, which imports the library."""
+    program = (
+        "import sys; from separationfactor_lab import _REQUIRED as names; "
+        # Keras itself needs Rich.
+        "sys.modules.update(dict.fromkeys({*names, 'separationfactor_lab'} - {'rich'}));"
+        "import separationfactor as sf; print(sf.separate([1.0, 2.0]).numpy().tolist())"
+    )
+    result = run(program)
+    assert result.stdout == "[0.0, 2.0]\n", result.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--help"], ["--version"], ["train", "--help"], ["study", "--help"], ["factors", "sprites", "--help"]],
+)
+def test_help_imports_no_tensorflow(arguments):
+    result = run(f"import atexit, sys; atexit.register({LOADED}); sys.argv[1:] = {arguments}; {COMMAND}")
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.splitlines()[-1] == "[]"
+
+
+def test_completion_imports_no_tensorflow():
+    result = run(
+        f"import atexit, sys; atexit.register({LOADED}); sys.argv[:] = ['separationfactor']; {COMMAND}",
+        _SEPARATIONFACTOR_COMPLETE="bash_complete",
+        COMP_WORDS="separationfactor train --strategy mi",
+        COMP_CWORD="3",
+    )
+    assert result.stdout.splitlines() == ["plain,mirrored", "[]"], result.stderr
+
+
+def test_the_commands_start_without_greetings():
+    result = run(f"import sys; sys.argv[1:] = ['info', '--json']; {COMMAND}")
+    assert json.loads(result.stdout)["version"] == sf.__version__
+    assert result.stderr == ""
+
+
+def test_what_tensorflow_says_beside_its_greeting_is_not_held_back():
+    program = """
+import os, sys
+from separationfactor_lab import startup
+
+with startup._without_greeting():
+    os.write(2, b"I0000 00:00:17 port.cc:153] oneDNN operations are on.\\nE0000 00:00:17 a.cc:1] an error\\n")
+    print("text", file=sys.stderr)
+"""
+    assert run(program).stderr.splitlines() == ["E0000 00:00:17 a.cc:1] an error", "text"]
+
+
+def test_the_options_name_what_the_library_has():
+    assert options.IMPLEMENTATIONS == implementations.IMPLEMENTATIONS
+    assert options.STRATEGIES == distribution.STRATEGIES
+    assert list(options.STUDIES) == [study.name for study in studies.STUDIES]
 
 
 @needs_native
 @pytest.mark.parametrize(("value", "meaning"), [("tf", "tf"), ("native", "native"), ("", "native")])
 def test_the_environment_says_what_auto_means(monkeypatch, value, meaning):
     monkeypatch.setenv(VARIABLE, value)
-    assert native.resolve("auto") == meaning
-    assert native.resolve("tf") == "tf"
-    assert native.resolve("native") == "native"
+    assert implementations.resolve("auto") == meaning
+    assert implementations.resolve("tf") == "tf"
+    assert implementations.resolve("native") == "native"
 
 
 def test_a_wrong_environment(monkeypatch):

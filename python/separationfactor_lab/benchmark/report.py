@@ -8,7 +8,7 @@ import tensorflow as tf
 from matplotlib.figure import Figure
 from rich.table import Table
 
-from separationfactor.benchmark.rivals import COPY, FLOOR, KERNEL, OURS, PLAIN
+from separationfactor_lab.benchmark.rivals import COPY, FLOOR, KERNEL, OURS, PLAIN
 
 # What is compared, and which rivals and modes may stand for it. A small call of a tf.function costs a hundred
 # microseconds whatever is in it, so forward passes are compared as called eagerly.

@@ -1,4 +1,8 @@
-"""The command `separationfactor`."""
+"""The command `separationfactor`.
+
+The arguments of the commands are declared here. What a command does is imported when it runs, so that help
+and tab completion import neither TensorFlow nor NumPy.
+"""
 
 from __future__ import annotations
 
@@ -8,40 +12,33 @@ import json
 import shlex
 
 import click
-import numpy as np
 import rich
 import rich.progress
 from click.core import ParameterSource
 from rich.table import Table
 
-from separationfactor import (
-    __version__,
-    benchmark,
-    data,
-    distribution,
-    evaluation,
-    export,
-    figures,
-    native,
-    runs,
-    studies,
+from separationfactor_lab.options import (
+    DEVICES,
+    EXPORT_FORMATS,
+    IMPLEMENTATIONS,
+    STRATEGIES,
+    STUDIES,
+    Options,
 )
-from separationfactor import factors as known_factors
-from separationfactor.terminal import SEED, PathType, plain, reports_errors, say
+from separationfactor_lab.startup import load
+from separationfactor_lab.terminal import SEED, PathType, plain, reports_errors, say
 
-_reports_errors = reports_errors(
-    data.DatasetError, distribution.StrategyError, export.ExportError, runs.RunError, studies.StudyError
-)
+_CONTEXT = {"help_option_names": ["-h", "--help"], "show_default": True}
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
-@click.version_option(__version__)
+@click.group(context_settings=_CONTEXT)
+@click.version_option(package_name="separationfactor")
 def main():
     """Fused top-k masking: its benchmark, and the reference conditional VAE that uses it."""
 
 
 def _default(name):
-    return next(field.default for field in dataclasses.fields(runs.Options) if field.name == name)
+    return next(field.default for field in dataclasses.fields(Options) if field.name == name)
 
 
 def _option(flag, help, **kwargs):
@@ -93,13 +90,13 @@ def _run_folder():
 @_option(
     "--implementation",
     "The layer's implementation.",
-    type=click.Choice(native.IMPLEMENTATIONS),
+    type=click.Choice(IMPLEMENTATIONS),
 )
 @_option(
     "--strategy",
     "Divide each batch among this machine's devices, or among the workers that TF_CONFIG lists, each of "
     "which runs this command; the first, or the chief, writes the files.",
-    type=click.Choice(distribution.STRATEGIES),
+    type=click.Choice(STRATEGIES),
 )
 @_option(
     "--devices",
@@ -113,7 +110,7 @@ def _run_folder():
     help="Continue the run that is in the folder, with its options; more --epochs make it longer.",
 )
 @click.pass_context
-@_reports_errors
+@reports_errors
 def train(context, output, resume, **options):
     """Trains a conditional VAE and draws what it learned."""
     given = {
@@ -122,6 +119,7 @@ def train(context, output, resume, **options):
         if context.get_parameter_source(name) is ParameterSource.COMMANDLINE
     }
     console = rich.get_console()
+    runs, distribution = load("separationfactor_lab.runs", "separationfactor.distribution")
     try:
         run = runs.train(output, resume=resume, verbose=1 if console.is_terminal else 2, **given)
     except KeyboardInterrupt:
@@ -129,6 +127,8 @@ def train(context, output, resume, **options):
             raise
         advice = f"--resume --output {shlex.quote(str(output))} continues the run"
         raise click.ClickException(f"interrupted; {advice}") from None
+    except distribution.StrategyError as error:
+        raise click.ClickException(str(error)) from error
     if run is None:
         return  # the chief tells of it
 
@@ -143,8 +143,11 @@ def train(context, output, resume, **options):
 
 
 def _picture(context, parameter, path):
+    if path is None:
+        return None
+    (files,) = load("separationfactor_lab.files")
     try:
-        return path and figures.check_suffix(path)
+        return files.check_suffix(path)
     except ValueError as error:
         raise click.BadParameter(str(error)) from error
 
@@ -159,9 +162,12 @@ def _picture(context, parameter, path):
     callback=_picture,
     help="The picture  [default: in RUN, by its labels]",
 )
-@_reports_errors
+@reports_errors
 def traverse(run, label, to, output):
     """Draws a class of RUN along every latent dimension, or on the way to another class."""
+    figures, files, runs = load(
+        "separationfactor_lab.figures", "separationfactor_lab.files", "separationfactor_lab.runs"
+    )
     run = runs.Run(run)
     model = run.model()
     for name, value in (("--label", label), ("--to", to)):
@@ -174,7 +180,7 @@ def traverse(run, label, to, output):
     else:
         figure, name = figures.morphs(model, [(label, to)]), f"morph-{label}-{to}.png"
     path = output or run.folder / name
-    runs.save_figure(figure, path)
+    files.save_figure(figure, path)
     say(f"drew {path}")
 
 
@@ -183,18 +189,19 @@ def traverse(run, label, to, output):
 @click.option(
     "--format",
     required=True,
-    type=click.Choice(export.FORMATS),
+    type=click.Choice(EXPORT_FORMATS),
     help="A folder for TensorFlow, a file of TFLite's built-in ops, or a folder of ONNX files.",
     show_default=False,
 )
 @click.option("--output", type=PathType(), help="What is written  [default: in RUN, by its format]")
-@_reports_errors
+@reports_errors
 def export_run(run, format, output):
     """Writes the model of RUN for runtimes that do not have this package.
 
     The functions are classify(images), encode(images, labels), decode(z, labels), reconstruct(images) and
     swap(images, labels): signatures of a SavedModel or a TFLite file, and a file each for ONNX.
     """
+    export, runs = load("separationfactor_lab.export", "separationfactor_lab.runs")
     run = runs.Run(run)
     model = run.model()
     path = output or run.folder / ("model.tflite" if format == "tflite" else format)
@@ -212,9 +219,10 @@ def export_run(run, format, output):
     "--samples", default=100, help="Samples of the importance-weighted bound.", type=click.IntRange(1)
 )
 @click.option("--seed", default=0, help="Seeds the choice of images and the probes.", type=SEED)
-@_reports_errors
+@reports_errors
 def evaluate(run, images, samples, seed):
     """Measures the model of RUN, and writes RUN/metrics.json."""
+    evaluation, runs = load("separationfactor_lab.evaluation", "separationfactor_lab.runs")
     console = rich.get_console()
     with console.status("") as status:
         result = evaluation.evaluate(
@@ -232,10 +240,11 @@ def evaluate(run, images, samples, seed):
 
 @main.command()
 @click.option("--json", "as_json", is_flag=True, help="As JSON, for programs.")
-@_reports_errors
+@reports_errors
 def info(as_json):
     """Tells how the package was built and what it runs on."""
-    described = native.build_info()
+    (library,) = load("separationfactor")
+    described = library.build_info()
     if as_json:
         click.echo(json.dumps(described, indent=2))
         return
@@ -260,12 +269,15 @@ def _makes_images(command):
     @click.option(
         "--output", required=True, type=PathType(dir_okay=False), help="The .npz file.", show_default=False
     )
-    @_reports_errors
+    @reports_errors
     @functools.wraps(command)
     def wrapped(output, **options):
+        import numpy as np
+
+        (files,) = load("separationfactor_lab.files")
         arrays = command(**options)
         # A file, as NumPy adds a suffix to a path that has another.
-        with runs.written_at_once(output) as temporary, open(temporary, "wb") as file:
+        with files.written_at_once(output) as temporary, open(temporary, "wb") as file:
             np.savez_compressed(file, **arrays)
         say(f"wrote {output}")
 
@@ -276,16 +288,18 @@ def _makes_images(command):
 @click.option("--source", default="digits", help="The digits, as train's --dataset takes them.")
 def digits(source, **options):
     """Digits turned, scaled, shifted, sheared and made bolder by known amounts."""
+    data, synthetic_images = load("separationfactor_lab.data", "separationfactor_lab.synthetic_images")
     console = rich.get_console()
     track = functools.partial(rich.progress.track, description="moving digits", console=console)
-    return known_factors.moved_digits(data.load(source), **options, track=track)
+    return synthetic_images.moved_digits(data.load(source), **options, track=track)
 
 
 @_makes_images
 @click.option("--size", default=28, help="Pixels a side.", type=click.IntRange(8))
 def sprites(**options):
     """Squares, ellipses and hearts of known scale, orientation and place."""
-    return known_factors.sprites(**options)
+    (synthetic_images,) = load("separationfactor_lab.synthetic_images")
+    return synthetic_images.sprites(**options)
 
 
 @main.group()
@@ -293,11 +307,24 @@ def study():
     """Measures what the layers do, over many settings and seeds."""
 
 
-def _study_command(study):
-    """Returns a study's command; all have the same options."""
-    settings = "\n".join(f"  {name}" for name in study.settings)
+class _StudyCommand(click.Command):
+    """A study's command, whose help lists the study's settings."""
 
-    @click.command(study.name, help=f"{study.summary}\n\n\b\nSettings:\n{settings}", short_help=study.summary)
+    def format_epilog(self, ctx, formatter):
+        """Writes the settings."""
+        with formatter.section("Settings"):
+            formatter.write_dl([(name, "") for name in _study(self.name).settings])
+
+
+def _study(name):
+    (studies,) = load("separationfactor_lab.studies")
+    return next(study for study in studies.STUDIES if study.name == name)
+
+
+def _study_command(name, summary):
+    """Returns a study's command; all have the same options."""
+
+    @click.command(name, cls=_StudyCommand, help=summary, short_help=summary)
     @click.option(
         "--output",
         required=True,
@@ -305,13 +332,15 @@ def _study_command(study):
         help="The study's folder. A study that is there goes on.",
         show_default=False,
     )
-    @click.option("--data", "source", default=study.dataset, help="The data, as train's --dataset takes it.")
+    @click.option("--data", "source", default="digits", help="The data, as train's --dataset takes it.")
     @click.option("--quick", is_flag=True, help="Few settings, seeds and epochs, to see it work.")
     @click.option("--seeds", type=click.IntRange(1), help="How many seeds  [default: 5, or 2 if quick]")
     @click.option("--jobs", type=click.IntRange(1), help="Trials at a time  [default: the cores]")
     @click.option("--only", multiple=True, metavar="SETTING", help="Run this setting; may be repeated.")
-    @_reports_errors
+    @reports_errors
     def command(output, source, quick, seeds, jobs, only):
+        (studies,) = load("separationfactor_lab.studies")
+        study = _study(name)
         try:
             results = studies.run(
                 study, output, source=source, quick=quick, seeds=seeds, jobs=jobs, only=only
@@ -329,10 +358,26 @@ def _study_command(study):
     return command
 
 
-for _study in studies.STUDIES:
-    study.add_command(_study_command(_study))
+for _name, _summary in STUDIES.items():
+    study.add_command(_study_command(_name, _summary))
 
-main.add_command(benchmark.main)
+
+@main.command()
+@click.option("--quick", is_flag=True, help="Three cases only, in under two minutes.")
+@click.option("--device", default="cpu", type=click.Choice(DEVICES), help="What computes.")
+@click.option("--only", default="", metavar="TEXT", help="Only cases whose names hold this, as '1000, 25'.")
+@click.option(
+    "--output", default="benchmark", type=PathType(file_okay=False), help="Where tables and plots go."
+)
+@reports_errors
+def benchmark(quick, device, only, output):
+    """Times the op beside plain TensorFlow, NumPy and, where installed, PyTorch and JAX."""
+    (benchmark,) = load("separationfactor_lab.benchmark")
+    results = benchmark.run(output, quick, device, only)["results"]
+    console = rich.get_console()
+    for table in benchmark.tables(results):
+        console.print(table)
+    say(f"wrote {output}/results.json, results.csv, forward.png and gradient.png")
 
 
 if __name__ == "__main__":

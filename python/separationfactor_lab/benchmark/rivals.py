@@ -12,11 +12,10 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from separationfactor import native
-from separationfactor.benchmark.cases import Case
+from separationfactor import implementations, library
 from separationfactor.ops import separate
+from separationfactor_lab.benchmark.cases import Case
 
-DEVICES = ("cpu", "gpu")
 TENSORFLOW_MODES = ("eager", "function", "xla")
 
 
@@ -119,8 +118,8 @@ def _tensorflow_rivals(case: Case, x: np.ndarray, d_y: np.ndarray, device: str) 
         # Not functools.partial, in which a tf.function finds arguments to look at in each call.
         return lambda x: separate(x, case.k, 1.0, case.suppression, implementation=implementation)
 
-    if native.ops is not None:
-        for mode in modes if native.supports_jit("native") else modes[:2]:
+    if library.ops is not None:
+        for mode in modes if implementations.supports_jit("native") else modes[:2]:
             yield rival(OURS, masked("native"), mode)
     for mode in modes:
         yield rival(PLAIN, masked("tf"), mode)
@@ -134,7 +133,7 @@ def _tensorflow_rivals(case: Case, x: np.ndarray, d_y: np.ndarray, device: str) 
 
 def _rivals_by_threads(case: Case, x: np.ndarray) -> Iterator[Rival]:
     """The kernels alone, on one thread and on all, where one row is shared among them; beside a copy."""
-    if native.ops is None or case.rows > 1:
+    if library.ops is None or case.rows > 1:
         return
     import separationfactor_core as core
 

@@ -18,9 +18,8 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
-from tensorflow.python.eager import record
 
-from separationfactor import native
+from separationfactor import _private
 
 # A number, or a scalar tensor of which a gradient may be asked.
 Factor = float | tf.Tensor
@@ -49,8 +48,10 @@ def with_gradient(function: Callable[..., Any]) -> Callable[..., Any]:
 
     So does `tf.custom_gradient`. But in forward mode that differentiates the ops in the function, and
     `tf.where` keeps no tangent of what it replaces by zero. Here forward mode follows the gradient too, as it
-    does for the compiled ops.
+    does for the compiled ops. (A TensorFlow without the private names for it leaves `tf.custom_gradient`.)
     """
+    if not _private.has_tapes():
+        return tf.custom_gradient(function)
 
     @functools.wraps(function)
     def call(*inputs):
@@ -62,13 +63,13 @@ def with_gradient(function: Callable[..., Any]) -> Callable[..., Any]:
             result, gradient = function(*inputs)
             return result, gradient
 
-        with record.stop_recording():
+        with _private.stop_recording():
             result = tf.custom_gradient(keep_gradient)(*inputs)
 
         def list_gradients(*d_results):
             return tf.nest.flatten(gradient(*d_results))
 
-        record.record_operation(function.__name__, tf.nest.flatten(result), inputs, list_gradients)
+        _private.record_operation(function.__name__, tf.nest.flatten(result), inputs, list_gradients)
         return result
 
     return call
@@ -114,7 +115,7 @@ def nan_unless(is_valid: tf.Tensor, y: tf.Tensor) -> tuple[tf.Tensor, Callable[.
 def _scores(x: tf.Tensor, by: str) -> tf.Tensor:
     """Returns numbers that order x as the contract does, but for NaN and for denormals."""
     # XLA's top_k is fast on no other type. Elsewhere the cast costs more than it gains.
-    is_cast = native.in_xla_context() and x.dtype in (tf.float16, tf.bfloat16)
+    is_cast = _private.in_xla_context() and x.dtype in (tf.float16, tf.bfloat16)
     scores = tf.cast(x, tf.float32) if is_cast else x
     return tf.abs(scores) if by == "magnitude" else scores
 
@@ -229,7 +230,7 @@ def others(x: tf.Tensor, k: tf.Tensor | int, by: str) -> tf.Tensor:
     if n is None:
         n = tf.shape(x)[-1]
     scores = _scores(x, by)
-    in_xla = native.in_xla_context()
+    in_xla = _private.in_xla_context()
     threshold, indices = _greatest(scores, k, in_xla)
 
     def by_index():
@@ -361,7 +362,7 @@ def scale_selected(v: tf.Tensor, others: tf.Tensor, separation: Factor, suppress
     if isinstance(separation, float) and isinstance(suppression, float):
         # A gradient that nobody can ask for, or that TensorFlow's own does right.
         if (
-            not record.could_possibly_record()
+            not _private.could_possibly_record()
             if tf.executing_eagerly()
             else (separation, suppression) == (1, 0)
         ):
@@ -414,7 +415,7 @@ def separate(x: tf.Tensor, k: tf.Tensor | int, separation: Factor, suppression: 
     if not isinstance(k, int):
         static_k = tf.get_static_value(k)
         k = k if static_k is None else int(static_k)
-    with record.stop_recording():
+    with _private.stop_recording():
         k, is_valid = _checked_k(k, x.shape[-1] if x.shape.rank is not None else None, x)
         masked = others(x, k, by)
     y = scale_selected(x, masked, separation, suppression)

@@ -10,11 +10,12 @@ import numpy as np
 import tensorflow as tf
 from matplotlib.figure import Figure
 
-from separationfactor import evaluation, figures, metrics
-from separationfactor.data import Dataset
 from separationfactor.models import ConditionalVAE
-from separationfactor.studies import training
-from separationfactor.studies.framework import Results, Study, Trial
+from separationfactor_lab import evaluation, figures, metrics
+from separationfactor_lab.data import Dataset
+from separationfactor_lab.options import STUDIES
+from separationfactor_lab.studies import training
+from separationfactor_lab.studies.framework import Results, Study, Trial
 
 _EPOCHS, _QUICK_EPOCHS = 12, 1
 _BATCH = 100
@@ -123,7 +124,7 @@ def _draw_images(results: Results) -> Figure:
 
 STUDY = Study(
     name="expressive",
-    summary="What an inverse autoregressive flow and a PixelCNN decoder do to the reference model.",
+    summary=STUDIES["expressive"],
     settings={
         "reference": {"posterior": "gaussian", "decoder": "convolutional"},
         "iaf": {"posterior": "iaf", "decoder": "convolutional"},

@@ -16,8 +16,9 @@ from sklearn.model_selection import train_test_split
 
 from separationfactor import KSchedule
 from separationfactor.models import KSparseAutoencoder
-from separationfactor.studies import training
-from separationfactor.studies.framework import Results, Study, Trial
+from separationfactor_lab.options import STUDIES
+from separationfactor_lab.studies import training
+from separationfactor_lab.studies.framework import Results, Study, Trial
 
 _BATCH = 100
 # Training ends after so many images, however often each has been seen.
@@ -199,7 +200,7 @@ def _settings() -> dict[str, dict]:
 
 STUDY = Study(
     name="k-sparse",
-    summary="What the features of k-sparse autoencoders are worth to a linear classifier.",
+    summary=STUDIES["k-sparse"],
     settings=_settings(),
     quick_settings=("raw-pixels", "dropout", "k=25"),
     measure=measure,

@@ -12,10 +12,11 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
-import keras
 import numpy as np
 
-NAMES = ("digits", "mnist", "fashion-mnist")
+from separationfactor_lab.errors import LabError
+from separationfactor_lab.options import DATASETS
+
 _NPZ = "a file in the layout of Keras' mnist.npz: arrays x_train, y_train, x_test and y_test"
 _FACTORS = ("factor_names", "factors_train", "factors_test")
 _IDX_FILES = {
@@ -26,7 +27,7 @@ _IDX_FILES = {
 }
 
 
-class DatasetError(ValueError):
+class DatasetError(LabError, ValueError):
     """A data set is missing or malformed; the message names the file and what was expected."""
 
 
@@ -43,7 +44,7 @@ class Dataset:
         x_train, x_test: float32 of shape (images, height, width, 1), with values in [0, 1].
         y_train, y_test: int32 of shape (images,), with values in [0, num_classes). There are at least two
             classes, and no more than training images.
-        factor_names: What else is known of the images, if anything: see `separationfactor.factors`.
+        factor_names: The names of the known factors of the images, if any: see `synthetic_images`.
             Distinct.
         factors_train, factors_test: float32 of shape (images, factors), or `None` if there are none.
     """
@@ -83,8 +84,8 @@ def load(source: str | Path) -> Dataset:
     Args:
         source: "digits" (scikit-learn's 1,797 digits of 8 x 8 pixels, which need no network), "mnist" or
             "fashion-mnist" (through `keras.datasets`), the path of an .npz file in the layout of Keras'
-            mnist.npz, perhaps with the factors of `separationfactor.factors`, or the path of a folder with
-            the four files of MNIST's own idx format, compressed or not. Pixels are integers in [0, 255] or
+            mnist.npz, perhaps with the factors of `synthetic_images`, or the path of a folder with the four
+            files of MNIST's own idx format, compressed or not. Pixels are integers in [0, 255] or
             floats in [0, 1].
 
     Returns:
@@ -99,7 +100,7 @@ def load(source: str | Path) -> Dataset:
     source = str(source)
     if source == "digits":
         arrays = _digits()
-    elif source in NAMES:
+    elif source in DATASETS:
         arrays = _from_keras(source)
     elif os.path.isdir(source):
         arrays = {key: _idx(Path(source), name) for key, name in _IDX_FILES.items()}
@@ -107,7 +108,7 @@ def load(source: str | Path) -> Dataset:
         arrays = _npz(source)
     else:
         raise DatasetError(
-            f"{source}: no such data set. Expected {', '.join(NAMES)}, the path of {_NPZ}, or the path of "
+            f"{source}: no such data set. Expected {', '.join(DATASETS)}, the path of {_NPZ}, or the path of "
             "a folder with MNIST's idx files."
         )
     parts = {}
@@ -191,6 +192,8 @@ def _digits() -> dict[str, np.ndarray]:
 
 
 def _from_keras(name: str) -> dict[str, np.ndarray]:
+    import keras  # and with it TensorFlow, which nothing else here needs
+
     module = {"mnist": keras.datasets.mnist, "fashion-mnist": keras.datasets.fashion_mnist}[name]
     try:
         (x_train, y_train), (x_test, y_test) = module.load_data()

@@ -14,6 +14,8 @@ import click
 import rich
 from rich.text import Text
 
+from separationfactor_lab.errors import LabError
+
 # Of Python, NumPy and TensorFlow, NumPy's take no more.
 SEED = click.IntRange(0, 2**32 - 1)
 
@@ -42,30 +44,23 @@ def say(text: object) -> None:
     rich.get_console().print(plain(text), soft_wrap=True)
 
 
-def reports_errors(*mendable: type[Exception]) -> Callable[[Callable], Callable]:
-    """Returns a decorator of commands: what a user can mend becomes one line without a traceback.
+def reports_errors(command: Callable) -> Callable:
+    """Decorates a command: what a user can mend, and errors of files, become one line without a traceback."""
 
-    Args:
-        *mendable: The errors whose message is for the user. Those of files are among them anyway.
-    """
+    @functools.wraps(command)
+    def wrapped(*args, **kwargs):
+        try:
+            return command(*args, **kwargs)
+        except LabError as error:
+            raise _in_one_line(str(error)) from error
+        except OSError as error:
+            if error.errno == errno.EPIPE:  # who read the output has gone, as `head` does
+                raise
+            raise _in_one_line(_described(error)) from error
+        except KeyboardInterrupt:
+            raise click.ClickException("interrupted") from None
 
-    def decorate(command: Callable) -> Callable:
-        @functools.wraps(command)
-        def wrapped(*args, **kwargs):
-            try:
-                return command(*args, **kwargs)
-            except mendable as error:
-                raise _in_one_line(str(error)) from error
-            except OSError as error:
-                if error.errno == errno.EPIPE:  # who read the output has gone, as `head` does
-                    raise
-                raise _in_one_line(_described(error)) from error
-            except KeyboardInterrupt:
-                raise click.ClickException("interrupted") from None
-
-        return wrapped
-
-    return decorate
+    return wrapped
 
 
 def _described(error: OSError) -> str:

@@ -31,13 +31,15 @@ from matplotlib.figure import Figure
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from separationfactor import data, runs
-from separationfactor.terminal import plain, say
+from separationfactor_lab import data, files, runs
+from separationfactor_lab.errors import LabError
+from separationfactor_lab.startup import quiet_start
+from separationfactor_lab.terminal import plain, say
 
 QUICK_NOTE = "This was a quick run, whose figures mean nothing."
 
 
-class StudyError(ValueError):
+class StudyError(LabError, ValueError):
     """A study cannot be run as asked; the message says why."""
 
 
@@ -127,7 +129,7 @@ class Study:
         prepare: Takes the data, a folder, and whether the run is quick; leaves in the folder what all trials
             share. Runs before them, and not again once it has ended.
         conclude: Takes the `Results` and returns what they say, in words.
-        dataset: What `separationfactor.data.load` takes, where nothing else is given.
+        dataset: What `separationfactor_lab.data.load` takes, where nothing else is given.
     """
 
     name: str
@@ -170,7 +172,7 @@ def run(
     Args:
         study: The study.
         output: Its folder: new, or with an earlier part of the same study on the same data, which goes on.
-        source: The data, as `separationfactor.data.load` takes it. With `None`, the study's own.
+        source: The data, as `separationfactor_lab.data.load` takes it. With `None`, the study's own.
         quick: Whether to run the quick settings only, each for a few epochs.
         seeds: How many seeds, from 0 on. With `None` 5, or 2 of a quick run.
         jobs: How many trials run at a time. With `None`, as many as there are cores; they share the cores.
@@ -181,7 +183,7 @@ def run(
 
     Raises:
         StudyError: If a setting is unknown, or the folder holds something else.
-        separationfactor.data.DatasetError: If the data are missing or malformed.
+        separationfactor_lab.data.DatasetError: If the data are missing or malformed.
     """
     output = Path(output)
     seeds = seeds or (2 if quick else 5)
@@ -219,12 +221,12 @@ def _start(study: Study, output: Path, dataset: data.Dataset, quick: bool) -> No
         return
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise StudyError(f"{output}: expected a new or empty folder, or this study's to continue")
-    runs.make_folder(output)
+    files.make_folder(output)
     _write_json(path, {**identity, "source": dataset.name, "environment": runs.environment()})
 
 
 def _write_json(path: Path, content: Any) -> None:
-    with runs.written_at_once(path) as temporary:
+    with files.written_at_once(path) as temporary:
         temporary.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
@@ -329,8 +331,7 @@ def _workers(
     pool = ProcessPoolExecutor(
         jobs,
         multiprocessing.get_context("spawn"),
-        _start_worker,
-        (study, source, output, quick, max(1, cores() // jobs)),
+        *quiet_start(_start_worker, study, source, output, quick, max(1, cores() // jobs)),
     )
     try:
         yield pool
@@ -405,7 +406,7 @@ def _summary(study: Study, results: Results) -> list[dict[str, Any]]:
 
 def _write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     names = list(dict.fromkeys(name for row in rows for name in row))
-    with runs.written_at_once(path) as temporary, open(temporary, "w", newline="") as file:
+    with files.written_at_once(path) as temporary, open(temporary, "w", newline="") as file:
         writer = csv.DictWriter(file, names)
         writer.writeheader()
         writer.writerows(rows)
@@ -442,13 +443,13 @@ def _write(study: Study, results: Results) -> None:
     heads = _heads(study)
     lines = [heads, ["---"] * len(heads), *_cells(study, results)]
     note = f"{QUICK_NOTE}\n\n" if results.quick else ""
-    with runs.written_at_once(results.folder / "table.md") as temporary:
+    with files.written_at_once(results.folder / "table.md") as temporary:
         temporary.write_text(note + "".join(f"| {' | '.join(line)} |\n" for line in lines))
     if study.conclude is not None:
-        with runs.written_at_once(results.folder / "conclusion.txt") as temporary:
+        with files.written_at_once(results.folder / "conclusion.txt") as temporary:
             temporary.write_text(f"{note}{study.conclude(results)}\n")
     for name, figure in study.draw(results).items():
-        runs.save_figure(figure, results.folder / f"{name}.png")
+        files.save_figure(figure, results.folder / f"{name}.png")
 
 
 def table(study: Study, results: Results) -> Table:

@@ -12,11 +12,12 @@ import keras
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from separationfactor import evaluation, figures, metrics, runs
-from separationfactor.data import Dataset
 from separationfactor.models import ConditionalVAE
-from separationfactor.studies import training
-from separationfactor.studies.framework import Results, Study, Trial
+from separationfactor_lab import evaluation, figures, files, metrics
+from separationfactor_lab.data import Dataset
+from separationfactor_lab.options import STUDIES
+from separationfactor_lab.studies import training
+from separationfactor_lab.studies.framework import Results, Study, Trial
 
 _EPOCHS, _LONG_EPOCHS, _JUDGE_EPOCHS, _QUICK_EPOCHS = 25, 75, 15, 2
 _BATCH = 100
@@ -96,7 +97,7 @@ def measure(trial: Trial) -> dict[str, Any]:
     if trial.seed == 0:
         each_class = figures.one_of_each_class(dataset.y_test, dataset.num_classes)
         swaps = figures.class_swap(model, dataset.x_test[each_class], dataset.y_test[each_class])
-        runs.save_figure(swaps, trial.folder / "class-swap.png")
+        files.save_figure(swaps, trial.folder / "class-swap.png")
     judge = evaluation.judge_of(trial.shared, dataset)
     with model.drawing_from(trial.seed):
         on_training_part = model.evaluate(dataset.x_train, dataset.y_train, 500, verbose=0, return_dict=True)
@@ -289,7 +290,7 @@ def _by_factor(results: Results, factors: Mapping[float, str]) -> Figure:
 
 STUDY = Study(
     name="separation",
-    summary="What the separation layer does to a conditional VAE's likelihood and its command of the class.",
+    summary=STUDIES["separation"],
     settings=_settings(),
     quick_settings=("factor=0", "factor=10", "concat"),
     measure=measure,

@@ -2,159 +2,23 @@
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import dataclasses
-import errno
 import json
-import os
 import platform
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
-from matplotlib.figure import Figure
 
-from separationfactor import data, distribution, figures
+from separationfactor import distribution
+from separationfactor.implementations import build_info
 from separationfactor.models import ConditionalVAE
-from separationfactor.native import build_info
-
-
-class RunError(ValueError):
-    """A run folder is not as expected; the message names it and what was expected."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Options:
-    """What a run is started with.
-
-    Attributes:
-        dataset: What `separationfactor.data.load` takes.
-        epochs: How many times the training part is gone through.
-        batch_size: Images in a training step.
-        learning_rate: Adam's.
-        seed: Seeds the weights, the order of the images and the sampling of z.
-        separation, suppression, k, trainable_factors, combine, condition, hard, stop_gradient, beta,
-            posterior, decoder, implementation: As `ConditionalVAE` takes them.
-        strategy, devices: As `separationfactor.distribution.make` takes them. A batch is divided among the
-            devices, or the workers.
-    """
-
-    dataset: str = "digits"
-    epochs: int = 100
-    batch_size: int = 100
-    learning_rate: float = 1e-3
-    seed: int = 0
-    separation: float = 10.0
-    suppression: float = 0.25
-    k: int = 1
-    trainable_factors: bool = False
-    combine: str = "add"
-    condition: str = "label"
-    hard: bool = False
-    stop_gradient: bool = False
-    beta: float = 1.0
-    posterior: str = "gaussian"
-    decoder: str = "convolutional"
-    implementation: str = "auto"
-    strategy: str = "none"
-    devices: int | None = None
-
-    def __post_init__(self):
-        if self.dataset not in data.NAMES:
-            # A run may be continued from another working directory.
-            object.__setattr__(self, "dataset", str(Path(self.dataset).absolute()))
-        for name in ("epochs", "batch_size"):
-            if getattr(self, name) < 1:
-                raise RunError(f"{name} must be a positive integer. Received: {getattr(self, name)}")
-        if not 0 < self.learning_rate < float("inf"):
-            raise RunError(f"learning_rate must be positive and finite. Received: {self.learning_rate}")
-        if not 0 <= self.seed < 2**32:
-            raise RunError(f"seed must be an integer in [0, 2^32). Received: {self.seed}")
-
-
-def make_folder(path: str | Path) -> None:
-    """Makes a folder, and those that it lies in, where there is none yet.
-
-    Raises:
-        OSError: If it cannot be made, or a file is there.
-    """
-    try:
-        Path(path).mkdir(parents=True, exist_ok=True)
-    except FileExistsError as error:
-        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path)) from error
-
-
-# What can be in the way of a file.
-_FILE_ERRORS = (
-    errno.EACCES,
-    errno.EDQUOT,
-    errno.EFBIG,
-    errno.EIO,
-    errno.ENOENT,
-    errno.ENOSPC,
-    errno.ENOTDIR,
-    errno.EPERM,
-    errno.EROFS,
-)
-
-
-@contextlib.contextmanager
-def _tensorflow_writes(path: str | Path) -> Iterator[None]:
-    """Turns what TensorFlow raises where it cannot write a file into an `OSError` that names the path."""
-    try:
-        yield
-    except tf.errors.OpError as error:
-        number = next((number for number in _FILE_ERRORS if os.strerror(number) in error.message), None)
-        if number is None:
-            raise
-        raise OSError(number, os.strerror(number), str(path)) from error
-
-
-@contextlib.contextmanager
-def written_at_once(path: str | Path) -> Iterator[Path]:
-    """Yields a temporary path beside `path`, which takes its place once the block ends without an error.
-
-    It becomes a file, or a folder where there is none yet. The folders that it lies in are made.
-
-    Raises:
-        OSError: If it cannot be written. The error names `path`.
-    """
-    # What a link leads to is replaced, not the link; a device or a pipe is neither.
-    target = Path(os.path.realpath(path))
-    if target.exists() and not target.is_file() and not target.is_dir():
-        raise FileExistsError(errno.EEXIST, "Not a regular file", str(path))
-    make_folder(Path(path).parent)
-    temporary = target.with_name(f".{target.stem}.{os.getpid()}{target.suffix}")
-    try:
-        with _tensorflow_writes(path):
-            yield temporary
-        os.replace(temporary, target)
-    except OSError as error:
-        if error.strerror is None:  # as h5py's
-            raise OSError(f"{path}: {error}") from error
-        raise OSError(error.errno, error.strerror, str(path)) from error
-    finally:
-        with contextlib.suppress(OSError):  # where nothing could be written, nothing can be removed
-            if temporary.is_dir():
-                shutil.rmtree(temporary)
-            else:
-                temporary.unlink(missing_ok=True)
-
-
-def save_figure(figure: Figure, path: str | Path) -> None:
-    """Writes a figure to a file of the path's type, in one step.
-
-    Raises:
-        ValueError: If Matplotlib has no such type.
-        OSError: If the file cannot be written.
-    """
-    with written_at_once(figures.check_suffix(path)) as temporary:
-        figure.savefig(temporary, dpi=150, bbox_inches="tight")
+from separationfactor_lab import data, figures
+from separationfactor_lab.files import make_folder, save_figure, tensorflow_writes, written_at_once
+from separationfactor_lab.options import Options, RunError
 
 
 def environment() -> dict[str, Any]:
@@ -280,7 +144,7 @@ class Run:
 
         Raises:
             RunError: If they are no longer the same.
-            separationfactor.data.DatasetError: If they cannot be loaded.
+            separationfactor_lab.data.DatasetError: If they cannot be loaded.
         """
         config = self.config()
         try:
@@ -396,7 +260,7 @@ def train(output: str | Path, *, resume: bool = False, verbose: Any = "auto", **
 
     Raises:
         RunError: If the folder is not as above, or an option's value is none.
-        separationfactor.data.DatasetError: If the data set is missing or malformed.
+        separationfactor_lab.data.DatasetError: If the data set is missing or malformed.
         separationfactor.distribution.StrategyError: If the devices or workers are not as the strategy needs.
         OSError: If a file cannot be written.
     """
@@ -428,7 +292,7 @@ def train(output: str | Path, *, resume: bool = False, verbose: Any = "auto", **
                 keras.callbacks.TensorBoard(run.folder / "tensorboard", write_graph=False),
                 _Record(run, rows),
             ]
-        with _tensorflow_writes(run.folder):
+        with tensorflow_writes(run.folder):
             distribution.fit(
                 model,
                 strategy,

@@ -1,0 +1,100 @@
+"""The private names of TensorFlow that the package uses, and what replaces each one that is missing.
+
+They make eager calls faster, keep the gradient's memory low, and vectorize. No result depends on them, except
+where a docstring below says so.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import tensorflow as tf
+
+# The eager fast path: calls an op without its generated Python wrapper. Without it: None.
+try:
+    from tensorflow.python import pywrap_tfe
+    from tensorflow.python.eager import context as _context
+    from tensorflow.python.eager.core import _FallbackException, _NotOkStatusException
+    from tensorflow.python.framework.ops import EagerTensor
+
+    tape_set_is_empty = pywrap_tfe.TFE_Py_TapeSetIsEmpty
+    _fast_path_execute = pywrap_tfe.TFE_Py_FastPathExecute
+    _context._context  # noqa: B018, the name that both functions below read
+    # What the fast path raises where the op does not take its inputs.
+    FAST_PATH_ERRORS: tuple[type[Exception], ...] = (_FallbackException, _NotOkStatusException)
+except (ImportError, AttributeError):
+    EagerTensor = None
+    FAST_PATH_ERRORS = ()
+
+# The tapes' bookkeeping. Without it: None.
+try:
+    from tensorflow.python.eager import record as _record
+
+    _record.stop_recording, _record.record_operation, _record.could_possibly_record  # noqa: B018
+except (ImportError, AttributeError):
+    _record = None
+
+# Whether XLA compiles what is being traced. Without it: None.
+try:
+    from tensorflow.python.ops.control_flow_util import GraphOrParentsInXlaContext
+except ImportError:
+    GraphOrParentsInXlaContext = None
+
+# How `tf.vectorized_map` converts an op. Without it TensorFlow runs the ops in a loop and warns.
+try:
+    from tensorflow.python.ops.parallel_for.pfor import RegisterPFor, wrap
+except ImportError:
+    RegisterPFor = wrap = None
+
+
+def is_eager(tensor: Any) -> bool:
+    """Returns whether an object is an eager tensor."""
+    if EagerTensor is None:
+        return isinstance(tensor, tf.Tensor) and hasattr(tensor, "numpy")
+    return isinstance(tensor, EagerTensor)
+
+
+def is_executing_eagerly() -> bool:
+    """Returns what `tf.executing_eagerly` does, in a tenth of the time. For the fast path alone."""
+    return _context._context._thread_local_data.is_eager
+
+
+def execute(op: str, *inputs: Any) -> Any:
+    """Executes an op of one output eagerly, without a gradient. For the fast path alone."""
+    return _fast_path_execute(_context._context, op, None, *inputs)
+
+
+def has_tapes() -> bool:
+    """Returns whether `stop_recording` and `record_operation` work."""
+    return _record is not None
+
+
+def stop_recording() -> contextlib.AbstractContextManager:
+    """Returns a context in which tapes and forward accumulators record nothing, if TensorFlow has one."""
+    return contextlib.nullcontext() if _record is None else _record.stop_recording()
+
+
+def could_possibly_record() -> bool:
+    """Returns whether a tape or a forward accumulator may be active."""
+    return _record is None or _record.could_possibly_record()
+
+
+def record_operation(
+    name: str, outputs: Sequence[tf.Tensor], inputs: Sequence[tf.Tensor], gradient: Callable[..., Any]
+) -> None:
+    """Tells the tapes and forward accumulators how the outputs came from the inputs."""
+    _record.record_operation(name, outputs, inputs, gradient)
+
+
+def in_xla_context() -> bool:
+    """Returns whether XLA will compile the function that is being traced.
+
+    If TensorFlow does not tell, returns True for every function: what is right under XLA is right everywhere.
+    """
+    if tf.executing_eagerly():
+        return False
+    if GraphOrParentsInXlaContext is None:
+        return True
+    return GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph())

@@ -1,5 +1,0 @@
-"""`python -m separationfactor.benchmark`."""
-
-from separationfactor.benchmark import main
-
-main()
