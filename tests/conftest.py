@@ -14,6 +14,15 @@ from separationfactor import native
 needs_native = pytest.mark.skipif(
     native.ops is None, reason=f"the compiled op is not available: {native.why_unavailable}"
 )
+needs_xla = pytest.mark.skipif(
+    native.why_not_xla() is not None, reason=f"XLA does not compile the op: {native.why_not_xla()}"
+)
+
+
+def skip_unless_xla_compiles(implementation):
+    """Skips a test of the compiled op under XLA where TensorFlow lacks the interface for it."""
+    if not native.supports_jit(implementation):
+        pytest.skip(f"XLA does not compile the op: {native.why_not_xla()}")
 
 
 def pytest_runtest_setup(item):
