@@ -30,7 +30,7 @@ CXX_FILES = $(shell find cc tests -name '*.cc' -o -name '*.cu' -o -name '*.h')
 
 # What depends on the versions of TensorFlow and Keras: the ops and the layers in all their uses.
 OLDEST ?= 2.16
-VERSION_TESTS = ops xla transformations saved_gradients layers callbacks portable native core_module models
+VERSION_TESTS = ops derivatives xla transformations saved_gradients layers callbacks portable native core_module models
 
 .PHONY: demo test test-oldest lint core-test python-test short-demo fuzz cuda-evidence develop clean
 

@@ -9,11 +9,20 @@ import pytest
 import tensorflow as tf
 from tensorflow.python.framework.config import disable_op_determinism
 
-from separationfactor import library
+from separationfactor import implementations, library
 
 needs_native = pytest.mark.skipif(
     library.ops is None, reason=f"the compiled op is not available: {library.why_unavailable}"
 )
+needs_xla = pytest.mark.skipif(
+    library.why_not_xla() is not None, reason=f"XLA does not compile the op: {library.why_not_xla()}"
+)
+
+
+def skip_unless_xla_compiles(implementation):
+    """Skips a test of the compiled op under XLA where TensorFlow lacks the interface for it."""
+    if not implementations.supports_jit(implementation):
+        pytest.skip(f"XLA does not compile the op: {library.why_not_xla()}")
 
 
 def pytest_runtest_setup(item):

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import oracle
 import separationfactor as sf
-from conftest import needs_native
+from conftest import needs_native, skip_unless_xla_compiles
 from separationfactor import composed, library
 
 IMPLEMENTATIONS = ["native", "tf"] if library.ops is not None else ["tf"]
@@ -429,6 +429,9 @@ def test_k_of_any_integer_dtype(implementation, k_dtype):
 @pytest.mark.parametrize("jit_compile", [False, True])
 @pytest.mark.parametrize("axis", [3, 5, -4, -7])
 def test_an_axis_out_of_range_of_an_unknown_rank(implementation, axis, jit_compile):
+    if jit_compile:
+        skip_unless_xla_compiles(implementation)
+
     @tf.function(input_signature=[tf.TensorSpec(None)], jit_compile=jit_compile)
     def f(x):
         return sf.separate(x, 1, axis=axis, implementation=implementation)
@@ -444,6 +447,9 @@ def test_an_axis_out_of_range_of_an_unknown_rank(implementation, axis, jit_compi
 @pytest.mark.parametrize("jit_compile", [False, True])
 @pytest.mark.parametrize("axis", [-1, 0, 1])
 def test_a_scalar_whose_rank_was_unknown(implementation, axis, jit_compile):
+    if jit_compile:
+        skip_unless_xla_compiles(implementation)
+
     @tf.function(input_signature=[tf.TensorSpec(None)], jit_compile=jit_compile)
     def f(x):
         return sf.separate(x, 1, axis=axis, implementation=implementation)

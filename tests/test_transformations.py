@@ -10,7 +10,7 @@ from tensorflow.python.grappler import tf_optimizer
 
 import oracle
 import separationfactor as sf
-from conftest import needs_native
+from conftest import needs_native, needs_xla
 from separationfactor import library, vectorize
 
 pytestmark = needs_native
@@ -149,7 +149,7 @@ def test_vectorized_map_checks_k():
 
 
 @needs_pfor
-@pytest.mark.skipif(library.why_not_xla() is not None, reason="XLA does not compile the op")
+@needs_xla
 @pytest.mark.parametrize("k", [-1, 6])
 def test_vectorized_map_checks_k_under_xla(k):
     @tf.function(jit_compile=True)

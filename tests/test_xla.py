@@ -13,13 +13,9 @@ from hypothesis import HealthCheck, given, settings
 
 import oracle
 import separationfactor as sf
-from conftest import needs_native
+from conftest import needs_native, needs_xla
 from separationfactor import library
 from test_ops import cases, dtypes, rows_of
-
-needs_xla = pytest.mark.skipif(
-    library.why_not_xla() is not None, reason=f"XLA does not compile the op: {library.why_not_xla()}"
-)
 
 
 def compiled(function=None, **options):

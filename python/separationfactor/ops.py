@@ -336,8 +336,9 @@ def _register_gradient(op: str) -> Callable[[Callable[..., Any]], Callable[..., 
     return register
 
 
+vectorize.register()
+
 if library.ops is not None:
-    vectorize.register()
 
     @_register_gradient("SeparationFactor>Separate")
     def _separate_gradient(op, d_y, _):

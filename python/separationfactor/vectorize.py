@@ -166,12 +166,32 @@ def _convert_sum_selected(pfor_input):
     return [wrap(each, True) for each in _sum(u, v, _unpack(selected, v))]
 
 
+def _convert_top_k(pfor_input):
+    """One call for all instances, as newer versions of TensorFlow have it: 2.16 runs a loop, and warns.
+
+    In a branch that no instance takes, as the tf implementation has them, the loop is an error.
+    """
+    outputs = tf.raw_ops.TopKV2(
+        input=pfor_input.stacked_input(0),
+        k=pfor_input.unstacked_input(1),
+        sorted=pfor_input.get_attr("sorted"),
+        index_type=pfor_input.get_attr("index_type"),
+    )
+    return [wrap(output, True) for output in outputs]
+
+
 def register() -> None:
     """Tells TensorFlow of the conversions, where it takes any."""
     if RegisterPFor is None:
         return
-    # A package that is imported once more finds them registered, and the first ones do.
-    with contextlib.suppress(AssertionError):
-        RegisterPFor("SeparationFactor>Separate")(_convert_separate)
-        RegisterPFor("SeparationFactor>ScaleSelected")(_convert_scale_selected)
-        RegisterPFor("SeparationFactor>SumSelected")(_convert_sum_selected)
+    conversions = {"TopKV2": _convert_top_k}
+    if library.ops is not None:
+        conversions |= {
+            "SeparationFactor>Separate": _convert_separate,
+            "SeparationFactor>ScaleSelected": _convert_scale_selected,
+            "SeparationFactor>SumSelected": _convert_sum_selected,
+        }
+    for op, convert in conversions.items():
+        # TensorFlow has a conversion of its own, or the package is imported once more: the first one stays.
+        with contextlib.suppress(AssertionError):
+            RegisterPFor(op)(convert)
