@@ -2,7 +2,7 @@
 #
 #   PYTHON       the interpreter to make the environment with
 #   TENSORFLOW   the version of TensorFlow to build for
-#   EXTRAS       what else is installed; onnx is not for the older versions, whose ml_dtypes it replaces
+#   EXTRAS       what the tests install; onnx is not for the older versions, whose ml_dtypes it replaces
 #   VENV         where the environment is made
 #   WORKERS      how many processes compile and test
 #   OLDEST       the version of TensorFlow that `make test-oldest` is for
@@ -30,11 +30,11 @@ CXX_FILES = $(shell find cc tests -name '*.cc' -o -name '*.cu' -o -name '*.h')
 
 # What depends on the versions of TensorFlow and Keras: the ops and the layers in all their uses.
 OLDEST ?= 2.16
-VERSION_TESTS = ops derivatives xla transformations saved_gradients layers callbacks portable native core_module models
+VERSION_TESTS = ops derivatives xla transformations saved_gradients layers callbacks portable library core_module models
 
-.PHONY: demo test test-oldest lint core-test python-test short-demo fuzz cuda-evidence develop clean
+.PHONY: demo test test-oldest lint core-test sanitized-test emulated-test python-test short-demo fuzz cuda-evidence develop clean
 
-demo: $(VENV)/installed
+demo: $(VENV)/with-lab
 	$(BIN)/separationfactor $(DEMO) --output $(RUN) $(if $(wildcard $(RUN)/config.json),--resume)
 
 test:
@@ -46,34 +46,44 @@ test-oldest:
 	$(MAKE) python-test TENSORFLOW=$(OLDEST) EXTRAS=test VENV=.venv-$(OLDEST) TESTS="$(VERSION_TESTS:%=tests/test_%.py)"
 
 # The compiled code and the command line together, on few epochs.
-short-demo: $(VENV)/installed
+short-demo: $(VENV)/with-$(EXTRAS)
 	rm -rf build/short-demo
-	$(MAKE) demo EPOCHS=2 RUN=build/short-demo
+	$(BIN)/separationfactor $(DEMO) --epochs 2 --output build/short-demo
 	$(BIN)/separationfactor traverse build/short-demo --label 1 --to 4
 	$(BIN)/separationfactor info
 
-lint: $(VENV)/installed
+lint: $(VENV)/with-$(EXTRAS)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/clang-format --dry-run -Werror $(CXX_FILES)
 
-core-test: $(VENV)/installed
-	$(BIN)/cmake -S . -B build/core
+# The core's tests, with a tenth of the cases of the CUDA kernels on their emulator.
+core-test: $(VENV)/with-$(EXTRAS)
+	$(BIN)/cmake -S . -B build/core -DSEPARATIONFACTOR_EMULATED_CASES=0.1
 	$(BIN)/cmake --build build/core --parallel $(WORKERS)
 	$(BIN)/ctest --test-dir build/core --output-on-failure --parallel $(WORKERS)
-	$(BIN)/cmake -S . -B build/sanitized -DSEPARATIONFACTOR_SANITIZE=address,undefined $(SANITIZED)
+
+# All cases of the CUDA kernels, and the AVX-512 kernels, on their emulators.
+emulated-test: $(VENV)/with-$(EXTRAS)
+	$(BIN)/cmake -S . -B build/core -DSEPARATIONFACTOR_EMULATED_CASES=1
+	$(BIN)/cmake --build build/core --parallel $(WORKERS)
+	$(BIN)/ctest --test-dir build/core --output-on-failure --parallel $(WORKERS) --label-regex emulated
+
+# The core's tests under AddressSanitizer and UndefinedBehaviorSanitizer.
+sanitized-test: $(VENV)/with-$(EXTRAS)
+	$(BIN)/cmake -S . -B build/sanitized -DSEPARATIONFACTOR_EMULATED_CASES=0.05 -DSEPARATIONFACTOR_SANITIZE=address,undefined $(SANITIZED)
 	$(BIN)/cmake --build build/sanitized --parallel $(WORKERS)
 	$(BIN)/ctest --test-dir build/sanitized --output-on-failure --parallel $(WORKERS)
 
-python-test: $(VENV)/installed
+python-test: $(VENV)/with-$(EXTRAS)
 	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile $(TESTS)
 
 # Corrupted data sets; the tests load a sample of them.
-fuzz: $(VENV)/installed
+fuzz: $(VENV)/with-$(EXTRAS)
 	$(BIN)/python tests/fuzz_data.py
 
 # What can be known of the CUDA kernels without a card; needs nvcc.
-cuda-evidence: $(VENV)/installed
+cuda-evidence: $(VENV)/with-$(EXTRAS)
 	$(BIN)/python cc/benchmark/cuda_evidence.py
 
 # The developer's environment: an editable install, whose compiled code `python setup.py build_ext --inplace`
@@ -81,7 +91,7 @@ cuda-evidence: $(VENV)/installed
 develop: $(VENV)/tensorflow
 	$(BIN)/pip install --quiet 'setuptools>=77' cmake ninja 'pybind11>=2.12'
 	$(BIN)/pip install --quiet --no-build-isolation --editable '.[$(EXTRAS)]'
-	touch $(VENV)/installed
+	touch '$(VENV)/with-$(EXTRAS)' $(VENV)/with-lab
 
 $(VENV)/tensorflow:
 	$(PYTHON) -m venv $(VENV)
@@ -89,9 +99,9 @@ $(VENV)/tensorflow:
 	$(BIN)/pip install --quiet 'tensorflow-cpu==$(TENSORFLOW).*'
 	touch $@
 
-$(VENV)/installed: $(VENV)/tensorflow $(SOURCES)
-	$(BIN)/pip install --quiet cmake '.[$(EXTRAS)]'
-	touch $@
+$(VENV)/with-%: $(VENV)/tensorflow $(SOURCES)
+	$(BIN)/pip install --quiet cmake '.[$*]'
+	touch $@ $(VENV)/with-lab
 
 clean:
 	rm -rf build dist .venv* .nox python/*.egg-info

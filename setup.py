@@ -4,8 +4,9 @@ Environment variables:
     SEPARATIONFACTOR_NATIVE      "off" installs without compiled code; "on" (default) builds it
     SEPARATIONFACTOR_TENSORFLOW  the version of TensorFlow to build for, such as 2.18; without it, the one
                                  that `find_tensorflow` finds
-    SEPARATIONFACTOR_CUDA        "on" builds the kernels for a GPU or fails, "off" builds none; "auto"
-                                 (default) builds them where it finds a CUDA toolkit, of version 12 or newer
+    SEPARATIONFACTOR_CUDA        "on" builds the kernels for a GPU or fails; "off" builds none; "auto"
+                                 (default) builds them if there are an NVIDIA driver, or CUDACXX, and a CUDA
+                                 toolkit of version 12 or newer
     CUDACXX, CUDAHOSTCXX         nvcc, and the C++ compiler that it is to use, as CMake reads them
     CUDAARCHS                    what nvcc compiles for, in CMake's notation, in place of the first
                                  architecture of each generation; "native" is quick, and serves this

@@ -24,10 +24,10 @@ needs_cuda = pytest.mark.skipif(
 needs_cmake = pytest.mark.skipif(shutil.which("cmake") is None, reason="cmake is not installed")
 
 
-def configure(folder, cuda, **environment):
+def configure(folder, cuda, *options, **environment):
     """Configures the core alone, and returns how that went and what the build would tell of itself."""
     result = subprocess.run(
-        ["cmake", "-S", ROOT, "-B", folder, f"-DSEPARATIONFACTOR_CUDA={cuda}"],
+        ["cmake", "-S", ROOT, "-B", folder, f"-DSEPARATIONFACTOR_CUDA={cuda}", *options],
         env={**os.environ, **environment},
         capture_output=True,
         text=True,
@@ -62,6 +62,17 @@ def test_on_without_a_toolkit_is_a_clear_error(tmp_path):
     message = " ".join(result.stderr.split())
     assert "SEPARATIONFACTOR_CUDA=on, but CUDACXX was no-such-nvcc, which was not found" in message
     assert "SEPARATIONFACTOR_CUDA=auto builds for the CPU alone" in message
+
+
+@needs_cmake
+@pytest.mark.parametrize("driver", [True, False])
+def test_auto_builds_kernels_where_a_driver_is_loaded(tmp_path, driver):
+    version = tmp_path / "version"
+    if driver:
+        version.touch()
+    result, build = configure(tmp_path / "build", "auto", f"-DNVIDIA_DRIVER={version}")
+    assert result.returncode == 0, result.stderr
+    assert ("no NVIDIA driver was found" in (build["why_not_cuda"] or "")) != driver
 
 
 def toolkit(folder, version):
