@@ -1,12 +1,17 @@
-"""The example notebooks run, with an epoch where they have many, and keep their pictures."""
+"""The examples run: notebooks, with an epoch where they have many, and the README. Links lead somewhere."""
 
 import json
+import re
 from pathlib import Path
 
+import keras
 import matplotlib
+import numpy as np
 import pytest
 
-NOTEBOOKS = sorted((Path(__file__).parent.parent / "examples").glob("*.ipynb"))
+ROOT = Path(__file__).parent.parent
+NOTEBOOKS = sorted((ROOT / "examples").glob("*.ipynb"))
+DOCUMENTS = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]
 
 
 def cells(notebook):
@@ -32,3 +37,26 @@ def test_a_notebook_keeps_its_pictures(notebook):
 
 def test_there_is_a_notebook():
     assert NOTEBOOKS
+
+
+def test_the_readme_runs_as_written(monkeypatch, tmp_path):
+    """But for the download: the digits are noise."""
+    (program,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    images = np.random.default_rng(0).integers(0, 256, (64, 28, 28), np.uint8)
+    part = (images, np.zeros(64, np.uint8))
+    monkeypatch.setattr(keras.datasets.mnist, "load_data", lambda: (part, part))
+    monkeypatch.chdir(tmp_path)
+    exec(compile(program, "README.md", "exec"), {"__name__": "__main__"})
+    model = keras.saving.load_model("k-sparse.keras")
+    assert model.layers[1].k == 25
+
+
+def test_the_readme_is_short():
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 150
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_links_lead_to_files(document):
+    for target in re.findall(r"\]\(([^)#]+)\)", document.read_text()):
+        if not target.startswith("https://"):
+            assert (document.parent / target).exists(), target
