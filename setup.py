@@ -383,6 +383,7 @@ setup(
     version=VERSION,
     package_dir={"": "python"},
     packages=find_packages("python"),
+    package_data={"separationfactor": ["py.typed"]},
     ext_modules=[Extension("separationfactor_core", [], depends=SOURCES)] if NATIVE else [],
     cmdclass={"build_ext": CMakeBuild},
     # setuptools reports these as build requirements, so an isolated build gets them installed.

@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -421,3 +422,29 @@ def test_max_jobs_is_a_number(environments, value):
     result = run_setup(environments["2.20"], "build", MAX_JOBS=value)
     assert result.returncode == 1
     assert result.stderr.splitlines()[-1].endswith(f"MAX_JOBS must be a positive integer. Received: {value}")
+
+
+def test_a_source_distribution_can_run_its_own_tests(tmp_path):
+    """It holds every file of the repository, but for what serves the repository alone."""
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False)
+    if listed.returncode != 0:
+        pytest.skip("this is no repository")
+    checkout = tmp_path / "checkout"
+    for name in listed.stdout.splitlines():
+        copy = checkout / name
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, copy)
+    result = subprocess.run(
+        [sys.executable, "setup.py", "-q", "sdist", "--dist-dir", tmp_path],
+        cwd=checkout,
+        env={**os.environ, "SEPARATIONFACTOR_NATIVE": "off"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    (archive,) = tmp_path.glob("*.tar.gz")
+    with tarfile.open(archive) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    missing = set(listed.stdout.splitlines()) - names
+    assert {name for name in missing if not name.startswith((".github/", ".gitignore"))} == set()
