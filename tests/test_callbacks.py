@@ -153,7 +153,7 @@ def test_k_beyond_the_layers_width():
         ((-1, 5, 3), "`start` must be a non-negative integer. Received: start=-1"),
         ((5, 2.5, 3), "`end` must be a non-negative integer. Received: end=2.5"),
         ((5, 2, 0), "`epochs` must be a positive integer. Received: epochs=0"),
-        ((5, 2, 3, 4), "`layer` must be a `KSparse` layer, the name of one, or `None`"),
+        ((5, 2, 3, 4), "`layer` must be a `KSparse` layer, its name, or `None`"),
         ((5, 2, 3, keras.layers.Dense(1)), "`layer` must be a `KSparse` layer"),
     ],
 )

@@ -180,7 +180,7 @@ def test_config_round_trip():
     ("call", "message"),
     [
         (lambda: CompletionBaseline(SHAPE, 4), r"`quadrants` must be one of \(1, 2, 3\).*quadrants=4"),
-        (lambda: CompletionBaseline((4, 1, 1)), "`image_shape` must be of 2 x 2 pixels"),
+        (lambda: CompletionBaseline((4, 1, 1)), "`image_shape` must be at least 2 x 2 pixels"),
         (lambda: CompletionBaseline(SHAPE, hidden_units=0), "`hidden_units` must be a positive integer"),
         (lambda: CompletionVAE(None), "`baseline` must be a `CompletionBaseline`. Received: baseline=None"),
         (lambda: CompletionVAE(make_baseline(), 0), "`latent_dim` must be a positive integer"),

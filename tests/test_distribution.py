@@ -257,9 +257,9 @@ def test_the_command_makes_the_same_run(alone, together):
             '{"cluster": {"worker": ["127.0.0.1:1"]}, "task": {"type": "worker", "index": 1}}',
             "IndexError",
         ),
-        (["multiworker", "--devices", "2"], None, "devices are counted for the strategy 'mirrored' only"),
-        (["none", "--devices", "2"], None, "devices are counted for the strategy 'mirrored' only"),
-        (["mirrored", "--devices", "3"], None, "into 3 devices only before this process computes anything"),
+        (["multiworker", "--devices", "2"], None, "devices must be None unless the strategy is 'mirrored'"),
+        (["none", "--devices", "2"], None, "devices must be None unless the strategy is 'mirrored'"),
+        (["mirrored", "--devices", "3"], None, "into 3 devices before this process computes anything"),
         (["both"], None, "Invalid value for '--strategy'"),
     ],
 )

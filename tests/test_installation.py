@@ -67,8 +67,8 @@ def test_from_an_address(installed, origin, source):
 )
 def test_where_the_sources_are_not_known(installed, origin):
     installed(origin)
-    assert installation.command() == "pip install . (in the folder of its sources)"
-    assert installation.command(extra="[onnx]") == "pip install '.[onnx]' (in the folder of its sources)"
+    assert installation.command() == "pip install . (in the source folder)"
+    assert installation.command(extra="[onnx]") == "pip install '.[onnx]' (in the source folder)"
 
 
 def test_the_compiled_op_says_how_to_get_it(installed, tmp_path, monkeypatch):

@@ -455,7 +455,11 @@ def test_frozen_factors_have_no_weights(implementation):
         ),
         (lambda: sf.KSparse(1, axis=0.5), ValueError, "`axis` must be an integer"),
         (lambda: sf.KSparse(1, axis=None), ValueError, "`axis` must be an integer"),
-        (lambda: sf.KSparse(1, by="rank"), ValueError, "`by` must be one of .*'magnitude'"),
+        (
+            lambda: sf.KSparse(1, by="rank"),
+            ValueError,
+            "`by` must be 'value' or 'magnitude'. Received: by='rank'",
+        ),
         (
             lambda: sf.KSparse(1, implementation="cuda"),
             ValueError,

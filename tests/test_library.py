@@ -55,7 +55,7 @@ def test_built_for_another_tensorflow(tmp_path, monkeypatch):
     ops, why = library._load()
     assert ops is None
     assert "built for TensorFlow 1.15.0" in why
-    assert f"this is TensorFlow {tf.__version__}" in why
+    assert f"TensorFlow {tf.__version__} is running" in why
     assert "pip install --force-reinstall" in why
 
 
@@ -403,7 +403,7 @@ def test_another_process_without_the_library(tmp_path):
         check=True,
     )
     assert "built for TensorFlow 2.3.0" in result.stdout
-    assert result.stderr.count("RuntimeWarning: separationfactor runs on plain TensorFlow ops") == 1
+    assert result.stderr.count("RuntimeWarning: separationfactor uses plain TensorFlow ops") == 1
 
 
 # The build

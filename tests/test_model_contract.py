@@ -415,7 +415,7 @@ def test_networks_may_be_subclassed_or_not_built(name, tmp_path):
         (lambda: Net(3, 3), r"shapes \[\(3,\)\]. Received: \[\(3,\), \(3,\)\]"),
         (
             lambda: keras.Sequential([keras.Input((5,)), keras.layers.Dense(3)]),
-            r"takes inputs whose shapes are, but for the batch, \[\(8, 8, 1\)\].*which fails",
+            r"accepts inputs of the shapes \[\(8, 8, 1\)\].*which fails",
         ),
     ],
 )

@@ -1,28 +1,28 @@
 """Fused top-k masking for TensorFlow and Keras: the separation and k-sparse layers as one compiled op."""
 
-# TensorFlow is no dependency that pip installs (see pyproject.toml), and it is what brings Keras.
+# TensorFlow is not among the dependencies that pip installs (see pyproject.toml). TensorFlow installs Keras.
 try:
     import tensorflow  # noqa: F401
 except ModuleNotFoundError as error:
     if error.name != "tensorflow":
         raise
     raise ImportError(
-        "separationfactor needs TensorFlow, which is not installed. To install it: pip install "
-        "'tensorflow-cpu==2.21.*' (or 'tensorflow', or for a GPU 'tensorflow[and-cuda]')",
+        "separationfactor needs TensorFlow, which is not installed. Install it with: pip install "
+        "'tensorflow-cpu==2.21.*' (or 'tensorflow', or 'tensorflow[and-cuda]' for a GPU)",
         name="tensorflow",
     ) from None
 try:
     import keras
 except ImportError as error:
     raise ImportError(
-        f"separationfactor needs Keras 3 with its TensorFlow backend, and Keras cannot be imported: {error}. "
-        "To install it: pip install 'keras>=3'. The environment variable KERAS_BACKEND must be 'tensorflow' "
-        "or not set",
+        f"separationfactor needs Keras 3 with the TensorFlow backend, but Keras cannot be imported: {error}. "
+        "Install it with: pip install 'keras>=3'. The environment variable KERAS_BACKEND must be "
+        "'tensorflow' or unset",
         name="keras",
     ) from None
 if keras.__version__.startswith("2."):
     raise ImportError(
-        f"separationfactor needs Keras 3. To install it: pip install 'keras>=3'. Received: Keras "
+        f"separationfactor needs Keras 3. Install it with: pip install 'keras>=3'. Received: Keras "
         f"{keras.__version__}",
         name="keras",
     )

@@ -1,7 +1,7 @@
-"""The private names of TensorFlow that the package uses, and what replaces each one that is missing.
+"""The private TensorFlow names that the package uses, each with a fallback for when it is missing.
 
-They make eager calls faster, keep the gradient's memory low, and vectorize. No result depends on them, except
-where a docstring below says so.
+They speed up eager calls, reduce the memory that gradients need, and support vectorization. Results do not
+depend on them, except where a docstring below says so.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 import tensorflow as tf
 
-# The eager fast path: calls an op without its generated Python wrapper. Without it: None.
+# The eager fast path: calls an op without its generated Python wrapper. `EagerTensor` is None without it.
 try:
     from tensorflow.python import pywrap_tfe
     from tensorflow.python.eager import context as _context
@@ -21,14 +21,14 @@ try:
 
     tape_set_is_empty = pywrap_tfe.TFE_Py_TapeSetIsEmpty
     _fast_path_execute = pywrap_tfe.TFE_Py_FastPathExecute
-    _context._context  # noqa: B018, the name that both functions below read
-    # What the fast path raises where the op does not take its inputs.
+    _context._context  # noqa: B018, checks that the name exists: two functions below read it
+    # The errors that the fast path raises if the op does not accept its inputs.
     FAST_PATH_ERRORS: tuple[type[Exception], ...] = (_FallbackException, _NotOkStatusException)
 except (ImportError, AttributeError):
     EagerTensor = None
     FAST_PATH_ERRORS = ()
 
-# The tapes' bookkeeping. Without it: None.
+# Recording on gradient tapes. `_record` is None without it.
 try:
     from tensorflow.python.eager import record as _record
 
@@ -36,13 +36,13 @@ try:
 except (ImportError, AttributeError):
     _record = None
 
-# Whether XLA compiles what is being traced. Without it: None.
+# Tells whether XLA compiles the function being traced.
 try:
     from tensorflow.python.ops.control_flow_util import GraphOrParentsInXlaContext
 except ImportError:
     GraphOrParentsInXlaContext = None
 
-# How `tf.vectorized_map` converts an op. Without it TensorFlow runs the ops in a loop and warns.
+# Registers how `tf.vectorized_map` converts an op. Without it, TensorFlow runs the op in a loop and warns.
 try:
     from tensorflow.python.ops.parallel_for.pfor import RegisterPFor, wrap
 except ImportError:
@@ -57,12 +57,12 @@ def is_eager(tensor: Any) -> bool:
 
 
 def is_executing_eagerly() -> bool:
-    """Returns what `tf.executing_eagerly` does, in a tenth of the time. For the fast path alone."""
+    """Returns the same as `tf.executing_eagerly`, in a tenth of the time. For the fast path only."""
     return _context._context._thread_local_data.is_eager
 
 
 def execute(op: str, *inputs: Any) -> Any:
-    """Executes an op of one output eagerly, without a gradient. For the fast path alone."""
+    """Executes an op with one output eagerly, without a gradient. For the fast path only."""
     return _fast_path_execute(_context._context, op, None, *inputs)
 
 
@@ -72,7 +72,10 @@ def has_tapes() -> bool:
 
 
 def stop_recording() -> contextlib.AbstractContextManager:
-    """Returns a context in which tapes and forward accumulators record nothing, if TensorFlow has one."""
+    """Returns a context in which tapes and forward accumulators record nothing.
+
+    If TensorFlow lacks it, the context does nothing.
+    """
     return contextlib.nullcontext() if _record is None else _record.stop_recording()
 
 
@@ -84,14 +87,14 @@ def could_possibly_record() -> bool:
 def record_operation(
     name: str, outputs: Sequence[tf.Tensor], inputs: Sequence[tf.Tensor], gradient: Callable[..., Any]
 ) -> None:
-    """Tells the tapes and forward accumulators how the outputs came from the inputs."""
+    """Records an operation and its gradient on the tapes and forward accumulators."""
     _record.record_operation(name, outputs, inputs, gradient)
 
 
 def in_xla_context() -> bool:
-    """Returns whether XLA will compile the function that is being traced.
+    """Returns whether XLA will compile the function being traced.
 
-    If TensorFlow does not tell, returns True for every function: what is right under XLA is right everywhere.
+    If TensorFlow cannot tell, returns True for every function, because code for XLA is correct everywhere.
     """
     if tf.executing_eagerly():
         return False

@@ -1,6 +1,6 @@
-"""Checks of arguments, in Keras' wording: each returns the value, or raises `ValueError`.
+"""Argument checks with error messages in the style of Keras.
 
-What only the values of a tensor tell is checked where these are known, by `checked`.
+Each check returns the value or raises `ValueError`. `checked` checks the values of a tensor, at run time.
 """
 
 import math
@@ -10,7 +10,7 @@ import tensorflow as tf
 
 
 def integer(name, value, expected, least=None):
-    """Returns `value` as a Python int; a bool is no integer here."""
+    """Returns `value` as a Python int. A bool is not accepted."""
     try:
         number = None if isinstance(value, bool) else operator.index(value)
     except TypeError:
@@ -48,7 +48,7 @@ def fraction(name, value):
 
 
 def image_shape(value):
-    """Returns `value`, the height, width and channels of an image, as a tuple."""
+    """Returns `value`, an image's height, width and channels, as a tuple."""
     expected = "three positive integers"
     shape = tuple(integer("image_shape", size, expected, least=1) for size in value)
     if len(shape) != 3:
@@ -57,7 +57,7 @@ def image_shape(value):
 
 
 def images(value, shape):
-    """Returns a batch of images of a shape as a float32 tensor."""
+    """Returns a batch of images of the given shape as a float32 tensor."""
     value = tf.convert_to_tensor(value)
     if not value.shape[1:].is_compatible_with(shape) or value.shape.rank != 4:
         raise ValueError(
@@ -69,7 +69,7 @@ def images(value, shape):
 
 
 def unit_range(images):
-    """Returns images, once their values are known to be in [0, 1]."""
+    """Returns the images after checking that their values are in [0, 1]."""
     return checked(
         images,
         tf.reduce_all((images >= 0) & (images <= 1)),
@@ -80,18 +80,18 @@ def unit_range(images):
 
 
 def checked(value, is_right, expected, least, greatest):
-    """Returns a float tensor if `is_right`, a boolean scalar, holds for what it was made from.
+    """Returns a float tensor after checking a condition on its input.
 
     Args:
-        value: The tensor.
-        is_right: What must be true.
-        expected: What the error says was expected.
-        least: A scalar, the least number that came.
-        greatest: A scalar, the greatest number that came.
+        value: The tensor to return.
+        is_right: A boolean scalar, the condition.
+        expected: The first sentence of the error message.
+        least: A scalar, the least input value, for the error message.
+        greatest: A scalar, the greatest input value, for the error message.
 
     Raises:
-        tf.errors.InvalidArgumentError: If `is_right` does not hold. XLA has no such errors: what it compiles
-            returns NaN instead.
+        tf.errors.InvalidArgumentError: If `is_right` is false. XLA cannot raise this error: a function that
+            it compiles returns NaN instead.
     """
     check = tf.debugging.Assert(is_right, [f"{expected}. Received: numbers in [", least, greatest, "]"])
     with tf.control_dependencies([check] if check is not None else []):

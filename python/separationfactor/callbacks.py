@@ -1,4 +1,4 @@
-"""Keras callbacks of the layers."""
+"""Keras callbacks for the layers."""
 
 import keras
 
@@ -7,17 +7,17 @@ from separationfactor.layers import KSparse
 
 
 class KSchedule(keras.callbacks.Callback):
-    """Moves the `k` of a `KSparse` layer during training: linearly, then constant.
+    """Changes the `k` of a `KSparse` layer linearly during training, then keeps it constant.
 
-    A small `k` from the start lets a few units win every row while all others never learn. A
-    large `k` at first gives every unit its chance: the
-    [k-sparse autoencoder](https://arxiv.org/abs/1312.5663) goes from 100 to 15 over the first
-    half of its epochs and keeps 15 for the second.
+    If `k` is small from the start, a few units win every row and the others never learn. With a
+    large `k` at first, every unit can learn. The
+    [k-sparse autoencoder](https://arxiv.org/abs/1312.5663) lowers `k` from 100 to 15 over the
+    first half of its epochs and keeps 15 for the second half.
 
-    `k` is set at the start of each epoch and depends on the epoch alone, so that a training
-    continued with `fit(initial_epoch=...)` goes on as it would have. No graph is traced again.
-    The value is added to the logs of the epoch as `"k"` (`"k_"` and the layer's name where the
-    model has several `KSparse` layers), and with that to the history.
+    `k` is set at the start of each epoch and depends only on the epoch number. So training that
+    is resumed with `fit(initial_epoch=...)` uses the same values of `k`. No graph is retraced.
+    The value is added to the epoch's logs, and so to the history, as `"k"`. If the model has
+    several `KSparse` layers, the key is `"k_"` followed by the layer's name.
 
     Example:
     >>> model = keras.Sequential([keras.layers.Dense(200), KSparse(15), keras.layers.Dense(8)])
@@ -30,10 +30,10 @@ class KSchedule(keras.callbacks.Callback):
 
     Args:
         start: Integer >= 0. The `k` of the first epoch.
-        end: Integer >= 0. The `k` of epoch `epochs`, counted from 0, and of all later ones.
-        epochs: Integer > 0. The number of epochs over which `k` moves.
-        layer: A `KSparse` layer, or the name of one, anywhere in the model. With `None`, the
-            model's only `KSparse` layer. Defaults to `None`.
+        end: Integer >= 0. The `k` of epoch `epochs`, counted from 0, and of all later epochs.
+        epochs: Integer > 0. The number of epochs over which `k` changes.
+        layer: A `KSparse` layer or its name. The layer may be anywhere in the model. With
+            `None`, the model's only `KSparse` layer. Defaults to `None`.
     """
 
     def __init__(self, start, end, epochs, layer=None):
@@ -43,8 +43,7 @@ class KSchedule(keras.callbacks.Callback):
         self.epochs = arguments.integer("epochs", epochs, "a positive integer", least=1)
         if not (layer is None or isinstance(layer, (str, KSparse))):
             raise ValueError(
-                "Argument `layer` must be a `KSparse` layer, the name of one, or `None`. "
-                f"Received: layer={layer}"
+                f"Argument `layer` must be a `KSparse` layer, its name, or `None`. Received: layer={layer}"
             )
         self.layer = layer
         self._layer = None
@@ -65,7 +64,7 @@ class KSchedule(keras.callbacks.Callback):
         if len(found) != 1:
             wanted = getattr(self.layer, "name", self.layer)
             raise ValueError(
-                "Argument `layer` of KSchedule must single out one `KSparse` layer of model "
+                "Argument `layer` of KSchedule must identify exactly one `KSparse` layer of model "
                 f"'{self.model.name}', whose `KSparse` layers are "
                 f"{[layer.name for layer in candidates]}. Received: layer={wanted}"
             )

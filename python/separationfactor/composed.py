@@ -1,13 +1,16 @@
-"""The op composed of plain TensorFlow ops, for where the compiled one cannot go.
+"""The tf implementation: the op composed of plain TensorFlow ops, for use where the compiled op cannot run.
 
-Gives the same bits as the compiled op. It works with values and IEEE comparisons alone, so it means the same
-eagerly, in a graph and under XLA, and whether or not denormals are flushed where it runs.
+It gives the same bits as the compiled op. It uses only values and IEEE comparisons, so its results are the
+same eagerly, in a graph and under XLA, and do not depend on whether denormals are flushed.
 
-What is below the k-th greatest number is a cheap guess at what is not selected. It is right where it leaves k
-entries in every row and that number is no zero, whatever NaN there are and however `top_k` orders them: what
-is left ranks above what is not. Where entries tie at that number, `top_k` promises the lowest indices, and it
-keeps its word but for NaN, and for zeros and denormals, which are one number here. Only rows with NaN have to
-be counted.
+The threshold of a row is its k-th greatest number. The algorithm has three steps, from cheap to expensive:
+
+1. Assume that the entries below the threshold are those that are not selected. This is right if it leaves k
+   entries in every row and the threshold is not zero: every entry that is left then ranks above every other
+   entry. This holds with NaN too, in any order in which `top_k` puts them.
+2. If entries tie at the threshold, use the indices that `top_k` returns. `top_k` promises the lowest indices.
+   The promise fails for zeros and denormals, which count as one number here, so these become +0 first.
+3. The promise also fails for NaN. If there are any, count the entries above and at the threshold.
 """
 
 from __future__ import annotations
@@ -21,34 +24,35 @@ import tensorflow as tf
 
 from separationfactor import _private
 
-# A number, or a scalar tensor of which a gradient may be asked.
+# A number, or a scalar tensor, which may need a gradient.
 Factor = float | tf.Tensor
 
-# Numbers added at a time by `sum_selected`; cc/core/separate.cc adds in the same order.
+# The group size of the sums in `sum_selected`. cc/core/separate.cc adds in the same order.
 _GROUP = 64
 
-# XLA's top_k on the CPU gives an entry of a long row twice now and then, and misses another (TensorFlow 2.21:
-# 3 of 16 normal rows of 1,000,000 with k = 1000, 2 of 32 of 524,288; none of 264 of 131,072 and 262,144).
+# For long rows, XLA's top_k on the CPU sometimes returns one entry twice and misses another (TensorFlow 2.21:
+# in 3 of 16 normal rows of 1,000,000 with k = 1000, 2 of 32 of 524,288; none of 264 of 131,072 and 262,144).
 _LONGEST_XLA_TOP_K = 131072
 
 
 def _tiny(dtype: tf.DType) -> float:
-    """Returns the least number that is no zero to scores, and to factors, of the dtype."""
-    # In float32 a float16 denormal is an ordinary number, and bfloat16's denormals are denormals too.
+    """Returns the least positive number that does not count as zero in scores and factors of the dtype."""
+    # A float16 denormal is an ordinary number in float32. A bfloat16 denormal is a denormal in float32 too.
     return np.finfo(np.float64 if dtype == tf.float64 else np.float32).tiny
 
 
 def _flush(numbers: tf.Tensor) -> tf.Tensor:
-    """Makes denormals zero: whether they equal zero depends on the thread's mode."""
+    """Replaces denormals by zero. Otherwise the thread's mode decides whether a denormal equals zero."""
     return tf.where(tf.abs(numbers) < _tiny(numbers.dtype), tf.zeros_like(numbers), numbers)
 
 
 def with_gradient(function: Callable[..., Any]) -> Callable[..., Any]:
     """Gives a function of tensors the gradient that it returns beside its result.
 
-    So does `tf.custom_gradient`. But in forward mode that differentiates the ops in the function, and
-    `tf.where` keeps no tangent of what it replaces by zero. Here forward mode follows the gradient too, as it
-    does for the compiled ops. (A TensorFlow without the private names for it leaves `tf.custom_gradient`.)
+    `tf.custom_gradient` does this for reverse mode only. In forward mode it differentiates the ops inside the
+    function, and `tf.where` drops the tangents of the entries that it replaces by zero. Here, forward mode
+    uses the given gradient too, as it does for the compiled ops. If TensorFlow lacks the private names that
+    this needs, the result is that of `tf.custom_gradient`.
     """
     if not _private.has_tapes():
         return tf.custom_gradient(function)
@@ -76,34 +80,45 @@ def with_gradient(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def is_in_range(k: tf.Tensor, n: tf.Tensor) -> tf.Tensor:
-    """Returns whether each k lies in [0, n], for int64 tensors."""
+    """Returns whether each k is in [0, n], for int64 tensors."""
     return (k >= 0) & (k <= n)
 
 
-def _checked_k(k: tf.Tensor | int, n: int | None, x: tf.Tensor) -> tuple[tf.Tensor | int, tf.Tensor | None]:
-    """Returns k, as an int or an int32 tensor, which is checked to lie in [0, n].
+_RANGE_MESSAGE = "k must be in [0, n]. Received: k ="
 
-    And whether it does, a bool tensor, where the check may be lost; else None.
+
+def range_error(k: int, n: int | str) -> tf.errors.InvalidArgumentError:
+    """Returns the error for a k that is out of range."""
+    return tf.errors.InvalidArgumentError(None, None, f"{_RANGE_MESSAGE} {k}, n = {n}")
+
+
+def range_assertion(is_valid: tf.Tensor, k: tf.Tensor, n: tf.Tensor) -> tf.Operation | None:
+    """Returns an assertion whose error has the same message."""
+    return tf.debugging.Assert(is_valid, [_RANGE_MESSAGE, k, ", n =", n])
+
+
+def _checked_k(k: tf.Tensor | int, n: int | None, x: tf.Tensor) -> tuple[tf.Tensor | int, tf.Tensor | None]:
+    """Returns k as an int or an int32 tensor, after checking that it is in [0, n].
+
+    Also returns a bool tensor that says whether k is in range, or None if the check cannot be dropped later.
     """
     if isinstance(k, int) and n is not None:
         if not 0 <= k <= n:
-            message = f"k must be in [0, n]. Received: k = {k}, n = {n}"
-            raise tf.errors.InvalidArgumentError(None, None, message)
+            raise range_error(k, n)
         return k, None
     wide = tf.cast(k, tf.int64)
     n = tf.shape(x, out_type=tf.int64)[-1]
     is_valid = is_in_range(wide, n)
-    check = tf.debugging.Assert(is_valid, ["k must be in [0, n]. Received: k =", wide, ", n =", n])
-    with tf.control_dependencies([check]):
+    with tf.control_dependencies([range_assertion(is_valid, wide, n)]):
         return tf.cast(wide, tf.int32), None if tf.executing_eagerly() else is_valid
 
 
 @with_gradient
 def nan_unless(is_valid: tf.Tensor, y: tf.Tensor) -> tuple[tf.Tensor, Callable[..., Any]]:
-    """Returns y, or NaN alone where k is not valid, and the same for the gradient.
+    """Returns y where k is valid and NaN where it is not. The gradient does the same.
 
-    XLA leaves assertions out, as the converters to TFLite and ONNX do: there an invalid k is no error. A
-    function that was traced on its own may be called by one that XLA compiles, so every graph has this.
+    XLA and the converters to TFLite and ONNX drop assertions, so an invalid k raises no error there. A
+    function that was traced without XLA may be called by one that XLA compiles, so every graph needs this.
     """
 
     def gradient(d_y):
@@ -113,8 +128,8 @@ def nan_unless(is_valid: tf.Tensor, y: tf.Tensor) -> tuple[tf.Tensor, Callable[.
 
 
 def _scores(x: tf.Tensor, by: str) -> tf.Tensor:
-    """Returns numbers that order x as the contract does, but for NaN and for denormals."""
-    # XLA's top_k is fast on no other type. Elsewhere the cast costs more than it gains.
+    """Returns numbers that rank the entries of x correctly, except for NaN and denormals."""
+    # XLA's top_k is fast for float32 only. Without XLA, the cast costs more than it saves.
     is_cast = _private.in_xla_context() and x.dtype in (tf.float16, tf.bfloat16)
     scores = tf.cast(x, tf.float32) if is_cast else x
     return tf.abs(scores) if by == "magnitude" else scores
@@ -123,13 +138,14 @@ def _scores(x: tf.Tensor, by: str) -> tf.Tensor:
 def _greatest(
     scores: tf.Tensor, k: tf.Tensor | int, in_xla: bool
 ) -> tuple[tf.Tensor, Callable[[], tf.Tensor] | None]:
-    """Returns the k-th greatest number of each row as a column; the greatest where k, a tensor, is 0.
+    """Returns the k-th greatest number of each row, as a column.
 
-    And, but where nothing knows them, a function of the indices of the k greatest; of one where k is 0.
+    Also returns a function that gives the indices of the k greatest entries, or None if they are unavailable.
+    If k is a tensor whose value is 0, the results are those for k = 1.
     """
     if isinstance(k, int) and k == 1:
 
-        def index():  # `argmax` does not say which of two it takes
+        def index():  # Not `argmax`, which does not specify the index for a tie.
             found = _xla_top_k(scores, k) if in_xla else None
             return (found or tf.math.top_k(scores, k))[1]
 
@@ -143,17 +159,18 @@ def _greatest(
         ordered = tf.sort(scores, axis=-1, direction="DESCENDING")
         return tf.gather(ordered, tf.maximum(k, 1)[tf.newaxis] - 1, axis=-1), None
     values, indices = found
-    # The minimum, as XLA's fast top_k is lost on a slice of its result.
+    # The minimum and not a slice: XLA does not use its fast top_k if the result is sliced.
     return tf.raw_ops.Min(input=values, axis=-1, keep_dims=True), lambda: indices
 
 
 def _xla_top_k(scores: tf.Tensor, k: tf.Tensor | int) -> tuple[tf.Tensor, tf.Tensor] | None:
-    """Returns what `top_k` does, where XLA compiles it well: for one k, float32, and rows that are not long.
+    """Returns the result of `top_k`, or None if XLA does not compile it well.
 
-    Of a long row it takes the k greatest of each segment, and of these the k greatest.
+    XLA compiles `top_k` well for a constant k, float32 and short rows. A long row is split into segments. The
+    function takes the k greatest entries of each segment, then the k greatest of these candidates.
     """
     n = scores.shape[-1]
-    # Of float64 XLA sorts the indices too, which takes half as long again as the numbers alone.
+    # For float64, XLA sorts the indices too, which takes 1.5 times as long as sorting the numbers alone.
     if not isinstance(k, int) or n is None or scores.dtype == tf.float64:
         return None
     segments = -(-n // _LONGEST_XLA_TOP_K)
@@ -166,8 +183,8 @@ def _xla_top_k(scores: tf.Tensor, k: tf.Tensor | int) -> tuple[tf.Tensor, tf.Ten
     if missing := segments * length - n:
         padding = tf.fill(tf.concat([outer, [missing]], 0), tf.constant(-np.inf, scores.dtype))
         scores = tf.concat([scores, padding], -1)
-    # Two axes, as XLA copies the scores for more. And sorted, so that of equal candidates, too, the one with
-    # the lowest index comes first.
+    # Reshaped to two axes, because XLA copies the scores if there are more. Sorted, so that equal candidates
+    # are in the order of their indices.
     values, indices = tf.math.top_k(tf.reshape(scores, [-1, length]), k)
     indices = tf.reshape(indices, [-1, segments, k]) + tf.range(0, segments * length, length)[:, tf.newaxis]
     candidates = tf.concat([outer, [segments * k]], 0)
@@ -175,8 +192,8 @@ def _xla_top_k(scores: tf.Tensor, k: tf.Tensor | int) -> tuple[tf.Tensor, tf.Ten
     return values, tf.gather(tf.reshape(indices, candidates), places, batch_dims=scores.shape.rank - 1)
 
 
-# `tf.raw_ops`, as around a small op that is called eagerly, TensorFlow's Python costs as much as the op.
-# NumPy looks into an eager tensor in host memory at no cost, and into no DTensor.
+# `tf.raw_ops` are used because TensorFlow's Python wrappers cost as much as a small eager op itself.
+# NumPy reads an eager tensor in host memory at no cost. It cannot read a DTensor.
 
 
 def _is_in_host_memory(tensor: tf.Tensor) -> bool:
@@ -184,7 +201,7 @@ def _is_in_host_memory(tensor: tf.Tensor) -> bool:
 
 
 def _is_normal(numbers: tf.Tensor) -> tf.Tensor | np.bool_:
-    """Returns whether none of the numbers is zero, a denormal or NaN."""
+    """Returns whether no number is zero, denormal or NaN."""
     if _is_in_host_memory(numbers):
         return (abs(numbers.numpy()) >= _tiny(numbers.dtype)).all()
     return tf.reduce_all(tf.abs(numbers) >= _tiny(numbers.dtype))
@@ -199,15 +216,15 @@ def _is_beside_a_gpu() -> bool:
 
 
 def _count(entries: tf.Tensor) -> tf.Tensor:
-    """Returns how many entries of each row of a bool tensor are true, as a column."""
-    # Beside a GPU TensorFlow sums int32 in the host's memory: there and back for every entry.
+    """Returns the number of true entries in each row of a bool tensor, as a column."""
+    # If there is a GPU, TensorFlow sums int32 in host memory, which copies every entry to the host and back.
     dtype = tf.int64 if _is_beside_a_gpu() else tf.int32
     count = tf.raw_ops.Sum(input=tf.raw_ops.Cast(x=entries, DstT=dtype), axis=-1, keep_dims=True)
     return tf.cast(count, tf.int32)
 
 
 def _all_rows_have(count: tf.Tensor | int, entries: tf.Tensor) -> tf.Tensor | np.bool_:
-    """Returns whether so many entries of each row of a bool tensor are true."""
+    """Returns whether every row of a bool tensor has `count` true entries."""
     if _is_in_host_memory(entries):
         return (np.count_nonzero(entries.numpy(), axis=-1) == int(count)).all()
     return tf.reduce_all(_count(entries) == count)
@@ -220,9 +237,9 @@ def _if(condition: tf.Tensor | np.bool_, then: Callable[[], Any], otherwise: Cal
 
 
 def others(x: tf.Tensor, k: tf.Tensor | int, by: str) -> tf.Tensor:
-    """Returns which entries of each row are not among its k greatest, a bool tensor of x's shape.
+    """Returns which entries of each row are not among its k greatest, as a bool tensor of x's shape.
 
-    k lies in [0, n], as an int or an int32 tensor.
+    k is an int or an int32 tensor in [0, n].
     """
     n = x.shape[-1] if x.shape.rank is not None else None
     if n == 0 or (isinstance(k, int) and k == 0):
@@ -243,14 +260,14 @@ def others(x: tf.Tensor, k: tf.Tensor | int, by: str) -> tf.Tensor:
         )
 
     if in_xla and isinstance(k, int) and k > 1 and indices is not None:
-        # A pass over the scores costs it as much as the rest.
+        # Under XLA, a pass over the scores costs as much as everything else.
         return by_index()
     below = scores < threshold
     return _if(_all_rows_have(n - k, below) & _is_normal(threshold), lambda: below, by_index)
 
 
 def _all_but(indices: tf.Tensor, k: tf.Tensor | int, scores: tf.Tensor) -> tf.Tensor:
-    """Returns which entries of each row are none of its k indices; where k is 0 there are some even so."""
+    """Returns which entries of each row are not at its k indices. If k is 0, `indices` is ignored."""
     if _is_in_host_memory(indices):
         others = np.ones(scores.shape, bool)
         np.put_along_axis(others, indices.numpy(), int(k) == 0, axis=-1)
@@ -258,19 +275,23 @@ def _all_but(indices: tf.Tensor, k: tf.Tensor | int, scores: tf.Tensor) -> tf.Te
     shape = tf.shape(scores)
     indices = tf.reshape(indices, [-1, tf.shape(indices)[-1]])
     rows = tf.broadcast_to(tf.range(tf.shape(indices)[0])[:, tf.newaxis], tf.shape(indices))
-    # Not a slice of no indices, which tf2onnx cannot convert.
+    # If k is 0, the updates are True and change nothing. tf2onnx cannot convert an empty slice of indices.
     updates = tf.fill(tf.shape(indices), tf.equal(k, 0))
-    # Not `scatter_nd`, which `tf.vectorized_map` runs in a loop, and fails where no instance comes this way.
+    # Not `scatter_nd`: `tf.vectorized_map` runs it in a loop, which fails if no instance takes this branch.
     others = tf.fill([tf.shape(indices)[0], shape[-1]], True)
     others = tf.tensor_scatter_nd_update(others, tf.stack([rows, indices], -1), updates)
     return tf.reshape(others, shape)
 
 
 def _of_whatever(scores: tf.Tensor, k: tf.Tensor | int, in_xla: bool) -> tf.Tensor:
-    """Does the work of `others` for rows with zeros, denormals and NaN. To count costs more than `top_k`."""
+    """Computes `others` for rows that may have zeros, denormals and NaN.
+
+    It counts only if it must, because counting costs more than `top_k`.
+    """
     is_nan = tf.math.is_nan(scores)
-    # NaN joins the row's greatest number for now: none lies between them, so the threshold stays right. Not
-    # infinity, for which the converter to TFLite would write the greatest finite number.
+    # For the threshold, NaN is replaced by the greatest number of its row. No number lies between the two, so
+    # the threshold is right. Infinity would not do: the TFLite converter writes the greatest finite number
+    # in its place.
     numbers = tf.where(is_nan, tf.zeros_like(scores), _flush(scores))
     scores = tf.where(is_nan, tf.reduce_max(numbers, axis=-1, keepdims=True), numbers)
     threshold, indices = _greatest(scores, k, in_xla)
@@ -280,7 +301,7 @@ def _of_whatever(scores: tf.Tensor, k: tf.Tensor | int, in_xla: bool) -> tf.Tens
         first = is_nan & ~above
         second = (scores == threshold) & ~first
         room = k - _count(above)
-        # Of those at the threshold, as many as fit: NaN before numbers, then by lowest index.
+        # Entries at the threshold fill the remaining room: NaN before numbers, then by lowest index.
         return ~(
             above
             | (first & (tf.cumsum(tf.cast(first, tf.int32), axis=-1) <= room))
@@ -293,16 +314,16 @@ def _of_whatever(scores: tf.Tensor, k: tf.Tensor | int, in_xla: bool) -> tf.Tens
 
 
 def _scale(v: tf.Tensor, others: tf.Tensor, separation: Factor, suppression: Factor) -> tf.Tensor:
-    """Multiplies; a factor of zero writes +0 whatever v is, and a denormal one is a zero."""
+    """Multiplies v by the factors. A factor that is zero or denormal writes +0 for any v."""
     tiny = _tiny(v.dtype)
 
     def scaled(factor):
         if isinstance(factor, float):
-            factor = v.dtype.as_numpy_dtype(factor)  # a half type rounds it, maybe to zero
+            factor = v.dtype.as_numpy_dtype(factor)  # A half type rounds it, possibly to zero.
             if abs(float(factor)) < tiny:
                 return tf.constant(0, v.dtype)
             return v if factor == 1 else v * factor
-        # In float32 for the half types: a float16 denormal is an ordinary number.
+        # Half types are compared in float32, where a float16 denormal is an ordinary number.
         is_zero = tf.abs(tf.cast(factor, tf.float64 if v.dtype == tf.float64 else tf.float32)) < tiny
         return tf.where(is_zero, tf.zeros_like(v), v * factor)
 
@@ -310,7 +331,7 @@ def _scale(v: tf.Tensor, others: tf.Tensor, separation: Factor, suppression: Fac
 
 
 def _sum_groups(numbers: tf.Tensor) -> tf.Tensor:
-    """Replaces the numbers, a vector, by the sums of their groups; the last is filled up with zeros."""
+    """Returns the sum of each group of numbers in a vector. The last group is padded with zeros."""
     numbers = tf.pad(numbers, [[0, -tf.size(numbers) % _GROUP]])
     numbers = tf.reshape(numbers, [-1, _GROUP])
     half = _GROUP // 2
@@ -321,12 +342,12 @@ def _sum_groups(numbers: tf.Tensor) -> tf.Tensor:
 
 
 def _sum(numbers: tf.Tensor) -> tf.Tensor:
-    """Sums a tensor in an order that depends on the number of elements alone."""
+    """Sums a tensor in an order that depends only on the number of elements."""
     size = numbers.shape.num_elements()
     numbers = tf.reshape(numbers, [-1])
     if size is None:
-        # As many levels as 2^36 elements take: XLA has no loop over shapes. Further sums of one number
-        # leave it as it is.
+        # Enough levels for 2^36 elements, because XLA cannot loop over shapes. Surplus levels do not change
+        # the sum.
         levels = 6
     else:
         levels = 0
@@ -334,7 +355,8 @@ def _sum(numbers: tf.Tensor) -> tf.Tensor:
             levels += 1
     for _ in range(levels):
         numbers = _sum_groups(numbers)
-    # One number or, of nothing, none. No order of additions should show in the sign of a zero.
+    # One number is left, or none if the tensor is empty. A zero becomes +0, because the sign of a zero sum
+    # depends on the order of the additions.
     total = tf.reduce_sum(numbers)
     return tf.where(total == 0, tf.zeros_like(total), total)
 
@@ -344,7 +366,7 @@ def _sum_selected(u: tf.Tensor, v: tf.Tensor, others: tf.Tensor) -> tuple[tf.Ten
     zeros = tf.zeros_like(product)
 
     def round_once(total):
-        # By way of float32, as casts to the half types go that way on some devices and not on others.
+        # Through float32 on every device, because only some devices cast float64 to half types that way.
         return tf.cast(tf.cast(total, tf.float32), u.dtype) if u.dtype != tf.float64 else total
 
     return (
@@ -356,11 +378,11 @@ def _sum_selected(u: tf.Tensor, v: tf.Tensor, others: tf.Tensor) -> tuple[tf.Ten
 def scale_selected(v: tf.Tensor, others: tf.Tensor, separation: Factor, suppression: Factor) -> tf.Tensor:
     """Multiplies the selected entries by `separation` and the others by `suppression`.
 
-    Gradients by factors are defined where these are tensors.
+    A factor has a gradient if it is a tensor.
     """
-    v = tf.convert_to_tensor(v)  # the gradient of a gather is IndexedSlices
+    v = tf.convert_to_tensor(v)  # The gradient of a gather is IndexedSlices.
     if isinstance(separation, float) and isinstance(suppression, float):
-        # A gradient that nobody can ask for, or that TensorFlow's own does right.
+        # No tape or accumulator is active, or TensorFlow's own gradient is right.
         if (
             not _private.could_possibly_record()
             if tf.executing_eagerly()
@@ -408,7 +430,7 @@ def sum_selected(u: tf.Tensor, v: tf.Tensor, others: tf.Tensor) -> tuple[tf.Tens
     return of_u_and_v(u, v)
 
 
-# AutoGraph would rewrite what has no control flow of its own.
+# AutoGraph would rewrite the function for nothing: no Python control flow depends on a tensor's value.
 @tf.autograph.experimental.do_not_convert
 def separate(x: tf.Tensor, k: tf.Tensor | int, separation: Factor, suppression: Factor, by: str) -> tf.Tensor:
     """Computes `separationfactor.separate` for rows along the last axis."""

@@ -1,8 +1,8 @@
-"""Training on several devices or machines: TensorFlow's strategies, by name, and what Keras' `fit` lacks.
+"""Training on several devices or machines: TensorFlow's strategies by name, and a `fit` for all of them.
 
-A global batch is cut into one piece a replica, in the order of the replicas. What a model computes over a
-batch it then computes over the pieces of all replicas (`place_in_batch`), so that how many there are changes
-a training by no more than rounding.
+A global batch is split into one piece per replica, in the order of the replicas. Anything that a model
+computes over a batch, it computes over the pieces of all replicas (`place_in_batch`). So the number of
+replicas changes training only by rounding.
 """
 
 from __future__ import annotations
@@ -21,30 +21,30 @@ STRATEGIES = ("none", "mirrored", "multiworker")
 
 
 class StrategyError(ValueError):
-    """The devices or machines are not as a strategy needs them; the message says what was expected."""
+    """The strategy is not valid, or the devices or machines do not meet its requirements."""
 
 
 def make(strategy: str, devices: int | None = None) -> tf.distribute.Strategy:
-    """Returns a strategy by its name. To be called first before this process computes anything.
+    """Returns a strategy by its name. The first call must come before this process computes anything.
 
-    The same arguments give the same strategy: two on the same devices would take each other's collectives
-    for their own.
+    The same arguments return the same strategy object, because two strategies on the same devices would
+    confuse each other's collectives.
 
     Args:
-        strategy: "none"; "mirrored" for this machine's devices; or "multiworker" for the machines that the
-            environment variable `TF_CONFIG` lists, each of which runs the same program.
-        devices: How many devices "mirrored" takes: GPUs or, where there is none, logical devices of the
-            CPU. With `None`, all GPUs, or two logical devices.
+        strategy: "none"; "mirrored" for the devices of this machine; or "multiworker" for the machines that
+            the environment variable `TF_CONFIG` lists. Each of these machines runs the same program.
+        devices: The number of devices for "mirrored": GPUs or, if there are none, logical CPU devices. With
+            `None`, all GPUs or two logical CPU devices.
 
     Raises:
-        StrategyError: If there is no such strategy, the devices are too few, or `TF_CONFIG` is missing or
+        StrategyError: If there is no such strategy, there are too few devices, or `TF_CONFIG` is missing or
             malformed.
     """
     if strategy not in STRATEGIES:
         raise StrategyError(f"strategy must be one of {', '.join(STRATEGIES)}. Received: {strategy!r}")
     if devices is not None and strategy != "mirrored":
         raise StrategyError(
-            f"devices are counted for the strategy 'mirrored' only. Received: strategy={strategy!r}, "
+            f"devices must be None unless the strategy is 'mirrored'. Received: strategy={strategy!r}, "
             f"devices={devices}"
         )
     if strategy == "mirrored":
@@ -70,7 +70,9 @@ def _devices(count: int | None) -> list[str]:
     if gpus:
         count = count or len(gpus)
         if count > len(gpus):
-            raise StrategyError(f"there are {len(gpus)} GPUs. Received: devices={count}")
+            raise StrategyError(
+                f"devices must be at most the number of GPUs, {len(gpus)}. Received: devices={count}"
+            )
         return [gpu.name for gpu in gpus[:count]]
     count = count or 2
     (cpu,) = tf.config.list_physical_devices("CPU")
@@ -79,15 +81,16 @@ def _devices(count: int | None) -> list[str]:
             tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * count)
     except RuntimeError as error:
         raise StrategyError(
-            f"the CPU can be divided into {count} devices only before this process computes anything: {error}"
+            f"the CPU must be split into {count} devices before this process computes anything: {error}"
         ) from error
     return [f"CPU:{index}" for index in range(count)]
 
 
 def _check_cluster() -> None:
-    """Raises unless `TF_CONFIG` tells of a cluster of workers and of which this one is.
+    """Raises an error unless `TF_CONFIG` describes a cluster of workers and this worker's place in it.
 
-    TensorFlow would take no cluster for one of a single worker, and wait for ever for workers of a wrong one.
+    Without a cluster, TensorFlow would assume a single worker. With a wrong cluster, it would wait for the
+    other workers forever.
     """
     expected = (
         "the strategy 'multiworker' needs the environment variable TF_CONFIG, such as "
@@ -95,7 +98,7 @@ def _check_cluster() -> None:
     )
     value = os.environ.get("TF_CONFIG")
     if not value:
-        raise StrategyError(f"{expected}. It is not set")
+        raise StrategyError(f"{expected}. It is not set.")
     try:
         config = json.loads(value)
         task = config["task"]
@@ -107,7 +110,7 @@ def _check_cluster() -> None:
 
 
 def is_chief(strategy: tf.distribute.Strategy) -> bool:
-    """Returns whether this process is the one that writes files."""
+    """Returns whether this process is the chief, which writes the files."""
     resolver = strategy.cluster_resolver
     if resolver is None or not resolver.task_type:
         return True
@@ -116,8 +119,8 @@ def is_chief(strategy: tf.distribute.Strategy) -> bool:
 
 
 def wait_for_all(strategy: tf.distribute.Strategy) -> None:
-    """Returns once every worker has called it."""
-    # Without AutoGraph, which warns of lambdas that share a line.
+    """Blocks until every worker has called this function."""
+    # Without AutoGraph, because it warns if two lambdas share a line.
     meet = tf.function(
         lambda: strategy.reduce("SUM", strategy.run(lambda: tf.constant(1.0)), axis=None), autograph=False
     )
@@ -125,10 +128,10 @@ def wait_for_all(strategy: tf.distribute.Strategy) -> None:
 
 
 def place_in_batch(rows: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Returns where this replica's piece of the global batch starts, and how many rows the batch has.
+    """Returns the start of this replica's piece in the global batch, and the number of rows in the batch.
 
     Args:
-        rows: How many rows this replica's piece has, an int32 scalar.
+        rows: An int32 scalar, the number of rows in this replica's piece.
     """
     replica = tf.distribute.get_replica_context()
     if replica.num_replicas_in_sync == 1:
@@ -144,18 +147,19 @@ def _on_each_replica(
     batches: keras.utils.PyDataset,
     strategy: tf.distribute.Strategy,
 ) -> Callable[[tuple[np.ndarray, ...]], None]:
-    """Returns a function of a global batch that runs a step on each replica, with its piece of the batch.
+    """Returns a function of a global batch. It runs a step on each replica with that replica's piece.
 
-    The pieces are arguments and not the elements of a `tf.data.Dataset`, because deleting its iterators can
-    take minutes on a busy processor (seen in TensorFlow 2.21). The thread that tunes an iterator is woken
-    before the iterator counts as cancelled. If the thread looks in between, it sleeps again, for up to 60
-    seconds, and the deletion waits for it. Under `MirroredStrategy` each device has such an iterator.
+    The pieces are function arguments and not elements of a `tf.data.Dataset`, because deleting a dataset's
+    iterators can take minutes on a busy processor (seen in TensorFlow 2.21). TensorFlow wakes the thread that
+    tunes an iterator before it marks the iterator as cancelled. If the thread checks in between, it sleeps
+    again for up to 60 seconds, and the deletion waits. Under `MirroredStrategy`, each device has such an
+    iterator.
     """
     replicas = strategy.num_replicas_in_sync
-    # The signature leaves the sizes of pieces open, so that an odd one traces nothing anew.
+    # The signature leaves the sizes of the pieces open, so that a piece of another size causes no retracing.
     piece = tuple(tf.TensorSpec((None, *array.shape[1:]), array.dtype) for array in batches[0])
 
-    # Without AutoGraph, as Keras' own `fit` traces a step.
+    # Without AutoGraph, like the steps in Keras' own `fit`.
     @tf.function(input_signature=[[piece] * replicas], autograph=False)
     def run(pieces):
         own = strategy.experimental_distribute_values_from_function(
@@ -182,23 +186,24 @@ def fit(
 ) -> None:
     """Trains a model as its own `fit` does, under any strategy.
 
-    Keras' own fails under `MultiWorkerMirroredStrategy` (github.com/keras-team/keras/issues/20585), and
-    under `MirroredStrategy` where the first batch does not divide by the replicas.
+    Keras' own `fit` fails under `MultiWorkerMirroredStrategy` (github.com/keras-team/keras/issues/20585). It
+    also fails under `MirroredStrategy` if the first batch is not divisible by the number of replicas.
 
     Args:
-        model: A compiled and built model, made in the strategy's scope. Its `train_step` takes gradients of
-            a loss that sums up over the replicas to that of the global batch. Keras' own losses do where
-            the replicas' pieces are of one size. It must take an empty piece, which a batch of fewer rows
-            than replicas leaves: with oneDNN, TensorFlow's convolutions do not (`models.image_layers`).
+        model: A compiled and built model, made in the strategy's scope. The losses that its `train_step`
+            differentiates must sum over the replicas to the loss of the global batch. Keras' own losses do
+            if all pieces have the same size. The model must accept an empty piece, because a batch may have
+            fewer rows than there are replicas. With oneDNN, TensorFlow's convolutions do not accept one
+            (see `models.image_layers`).
         strategy: The strategy.
-        batches: The global batches, each a tuple of arrays, in this order; the same on all workers.
-        test_batches: Likewise, for validation after each epoch.
-        initial_epoch: As `keras.Model.fit` takes it.
-        epochs: Likewise.
-        verbose: Likewise.
-        callbacks: Likewise.
+        batches: The global batches, each a tuple of arrays, in training order. The same on all workers.
+        test_batches: The batches for validation after each epoch, in the same form.
+        initial_epoch: As in `keras.Model.fit`.
+        epochs: As in `keras.Model.fit`.
+        verbose: As in `keras.Model.fit`.
+        callbacks: As in `keras.Model.fit`.
     """
-    if strategy is tf.distribute.get_strategy():  # the one that stands for none
+    if strategy is tf.distribute.get_strategy():  # The default strategy, "none".
         model.fit(
             batches,
             shuffle=False,
@@ -228,7 +233,8 @@ def fit(
         for step in range(len(batches)):
             progress.on_train_batch_begin(step)
             train_step(batches[step])
-            # Metrics are summed over all workers, which would take the batches of each longer: once an epoch.
+            # No logs here. Reading the metrics sums them over all workers, which would slow down every batch,
+            # so they are read once per epoch.
             progress.on_train_batch_end(step)
         logs = model.get_metrics_result()
         model.reset_metrics()

@@ -1,4 +1,4 @@
-"""Chooses between the compiled op and the tf implementation, and describes the choice."""
+"""Chooses between the compiled op and the tf implementation, and reports the choice."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ def resolve(implementation: str) -> str:
     """Returns which implementation to run, "native" or "tf".
 
     Args:
-        implementation: "native" (the compiled op), "tf" (plain TensorFlow ops), or "auto": what the
-            environment variable `SEPARATIONFACTOR_IMPLEMENTATION` says, else native where it loads and
-            otherwise tf, with one warning. What XLA is to compile is tf's without a warning where there
-            are no kernels for XLA.
+        implementation: "native" (the compiled op), "tf" (plain TensorFlow ops) or "auto". With "auto", the
+            environment variable `SEPARATIONFACTOR_IMPLEMENTATION` decides. If it is not set, "auto" is native
+            if the compiled op loads, else tf with one warning. A function that XLA compiles uses tf, without
+            a warning, if there are no XLA kernels.
 
     Raises:
-        ValueError: If `implementation` or the environment variable is none of these.
-        RuntimeError: If "native" is asked for and the compiled op is not available.
+        ValueError: If `implementation` or the environment variable has another value.
+        RuntimeError: If the value is "native" and the compiled op is not available.
     """
     source = "implementation"
     if implementation == "auto":
@@ -51,20 +51,20 @@ def resolve(implementation: str) -> str:
     if implementation == "native":
         raise RuntimeError(f"separationfactor's compiled op is not available: {library.why_unavailable}")
     _warn_once(
-        "separationfactor runs on plain TensorFlow ops, with the same results but slower, as its "
+        "separationfactor uses plain TensorFlow ops, which give the same results but are slower, because its "
         f"compiled op is not available: {library.why_unavailable}"
     )
     return "tf"
 
 
-# `os.environ.get` raises and catches a KeyError where a variable is not set, which takes a third of a small
-# eager call. This is the dictionary behind it.
+# The dictionary behind `os.environ`. For an unset variable, `os.environ.get` raises and catches a KeyError,
+# which takes a third of the time of a small eager call.
 _environment = os.environ._data
 _KEY = os.environ.encodekey(_ENVIRONMENT_VARIABLE)
 
 
 def runs_eagerly(implementation: str) -> bool:
-    """Returns, at once, whether `resolve` is sure to say "native" where nothing is being traced."""
+    """Returns whether `resolve` certainly returns "native" in eager mode. Faster than `resolve`."""
     if implementation == "auto":
         return library.ops is not None and _environment.get(_KEY) is None
     return implementation == "native" and library.ops is not None
@@ -76,23 +76,23 @@ def supports_jit(implementation: str) -> bool:
 
 
 def build_info() -> dict[str, Any]:
-    """Describes the package as it is installed and runs.
+    """Describes the installed package and its runtime.
 
     Returns:
         A dict of plain values:
 
-        - `version`: separationfactor's version.
-        - `tensorflow`: the version of TensorFlow that runs.
-        - `built_for_tensorflow`, `compiler`, `flags`, `architecture`: how the compiled code was built;
-          None without compiled code.
-        - `native`: whether the compiled op is loaded, and `why_not_native` the reason if it is not.
-        - `implementation`: what `implementation="auto"` means, "native" or "tf".
-        - `instruction_set`: which of the processor's instruction sets the kernels use; the environment
-          variable `SEPARATIONFACTOR_INSTRUCTION_SET` can name another, for tests.
-        - `cuda`: the `version` of the CUDA toolkit and the `architectures` that the kernels for a GPU were
-          built with and for, a dict; None without such kernels, and `why_not_cuda` the reason.
-        - `xla`: whether XLA compiles the op, and `why_not_xla` the reason if it does not; then functions
-          with `jit_compile=True` use plain TensorFlow ops.
+        - `version`: The version of separationfactor.
+        - `tensorflow`: The version of TensorFlow that is running.
+        - `built_for_tensorflow`, `compiler`, `flags`, `architecture`: How the compiled code was built. None
+          without compiled code.
+        - `native`: Whether the compiled op is loaded. If not, `why_not_native` gives the reason.
+        - `implementation`: What `implementation="auto"` means, "native" or "tf".
+        - `instruction_set`: The CPU instruction set that the kernels use. For tests, the environment variable
+          `SEPARATIONFACTOR_INSTRUCTION_SET` can select another.
+        - `cuda`: A dict with the `version` of the CUDA toolkit that built the GPU kernels and the
+          `architectures` that they support. None without GPU kernels: `why_not_cuda` then gives the reason.
+        - `xla`: Whether XLA can compile the op. If not, `why_not_xla` gives the reason, and functions with
+          `jit_compile=True` use plain TensorFlow ops.
     """
     from separationfactor import __version__
 

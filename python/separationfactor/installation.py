@@ -1,4 +1,4 @@
-"""Where the package was installed from, and the command that installs it again."""
+"""Finds where the package was installed from and builds the command that reinstalls it."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from urllib.request import url2pathname
 
 
 def command(options: str = "", extra: str = "") -> str:
-    """Returns a shell's command that installs the package once more, from the sources that it came from.
+    """Returns the shell command that reinstalls the package from its original source.
 
     Args:
-        options: What else pip is given, followed by a space.
-        extra: What else of the package is installed, such as "[onnx]".
+        options: Additional options for pip, followed by a space.
+        extra: An extra of the package to install, such as "[onnx]".
     """
     for distribution in importlib.metadata.distributions(name="separationfactor"):
-        # What pip and uv write down: https://peps.python.org/pep-0610
+        # pip and uv record the source in this file: https://peps.python.org/pep-0610
         origin = distribution.read_text("direct_url.json")
         source = _source(json.loads(origin), extra) if origin else None
         if source is not None:
             tool = "uv pip" if (distribution.read_text("INSTALLER") or "").strip() == "uv" else "pip"
             return f"{tool} install {options}{source}"
-    return f"pip install {options}{shlex.quote(f'.{extra}')} (in the folder of its sources)"
+    return f"pip install {options}{shlex.quote(f'.{extra}')} (in the source folder)"
 
 
 def _source(origin: dict[str, Any], extra: str) -> str | None:
-    """Returns what pip is given, or None where the sources are not there any more."""
+    """Returns the source argument for pip, or None if the source no longer exists."""
     url = origin["url"]
     parts = urlsplit(url)
     path = Path(url2pathname(parts.path)) if parts.scheme == "file" else None
@@ -37,7 +37,7 @@ def _source(origin: dict[str, Any], extra: str) -> str | None:
         vcs = origin["vcs_info"]
         revision = vcs.get("requested_revision")
         url = f"{vcs['vcs']}+{url}{f'@{revision}' if revision else ''}"
-    # A wheel holds no sources.
+    # A wheel contains no sources to build from.
     elif url.endswith(".whl") or (path is not None and not path.exists()):
         return None
     if "dir_info" in origin:

@@ -7,7 +7,7 @@ from separationfactor import arguments, implementations, ops
 
 
 class SelectingLayer(keras.layers.Layer):
-    """What the layers share: the axis, the score, the implementation, and checks of the input."""
+    """The base class of the layers: the axis, the score, the implementation and the input checks."""
 
     def __init__(self, *, axis, by, implementation, **kwargs):
         super().__init__(**kwargs)
@@ -17,14 +17,14 @@ class SelectingLayer(keras.layers.Layer):
                 f"Received: backend={keras.backend.backend()}"
             )
         self.axis = arguments.integer("axis", axis, "an integer")
-        self.by = arguments.one_of("by", by, ops.SCORES)
+        self.by = ops.check_score(by)
         self.use(arguments.one_of("implementation", implementation, implementations.IMPLEMENTATIONS))
         self.input_spec = keras.layers.InputSpec(min_ndim=1)
         self.supports_masking = True
         self._axis_size = None
 
     def use(self, implementation):
-        """Changes the implementation; functions that were traced before keep the former."""
+        """Changes the implementation. Functions that are already traced keep the old one."""
         self.implementation = implementation
         self.supports_jit = implementations.supports_jit(implementation)
 
@@ -36,12 +36,12 @@ class SelectingLayer(keras.layers.Layer):
                 f"for inputs of rank {rank}. "
                 f"Received: axis={self.axis}, input_shape={tuple(input_shape)}"
             )
-        # The batch axis changes its size from batch to batch: there the op checks k, at each call.
+        # The size of the batch axis may change from batch to batch, so there the op checks k at each call.
         if self.axis not in (0, -rank):
             self._axis_size = input_shape[self.axis]
 
     def _check_k(self, name, k):
-        """Raises if `k` is more than the size of the axis, where that is known."""
+        """Raises an error if `k` is greater than the size of the axis and the size is known."""
         if self._axis_size is not None and k > self._axis_size:
             raise ValueError(
                 f"Argument `{name}` of layer '{self.name}' must be at most the size of axis "
@@ -49,7 +49,7 @@ class SelectingLayer(keras.layers.Layer):
             )
 
     def _tensor(self, inputs):
-        """Returns the inputs, which may be an array or a variable, as a tensor; raises for what is none."""
+        """Returns the inputs, such as an array or a variable, as a dense tensor of a supported dtype."""
         symbolic = isinstance(inputs, keras.KerasTensor)
         if symbolic:
             dense = not (inputs.sparse or getattr(inputs, "ragged", False))
@@ -95,7 +95,7 @@ class SelectingLayer(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable(package="separationfactor")
 class SeparationFactor(SelectingLayer):
-    """Multiplies the `k` greatest entries along an axis by one factor, the others by another.
+    """Multiplies the `k` greatest entries along an axis by one factor and the others by another.
 
     Formula:
 
@@ -104,7 +104,7 @@ class SeparationFactor(SelectingLayer):
     f(x)[i] = x[i] * suppression_factor  # for all others
     ```
 
-    Among equal scores the entry with the lowest index is selected. NaN ranks above infinity.
+    Ties go to the lowest index. NaN ranks above infinity.
 
     Example:
     >>> layer = SeparationFactor(separation_factor=10, suppression_factor=0.25)
@@ -114,20 +114,21 @@ class SeparationFactor(SelectingLayer):
            [ 0.    ,  0.    , 10.    ]], dtype=float32)
 
     Args:
-        separation_factor: Float. What the selected entries are multiplied by.
-        suppression_factor: Float. What all other entries are multiplied by. The spelling
-            `supression_factor` is understood as well.
-        k: Integer >= 0. How many entries are selected in each row. It is fixed: a layer whose
-            `k` moves during training is `KSparse`. Defaults to `1`.
-        axis: Integer. The axis along which entries compete. `axis=0` lets the examples of a
-            batch compete, which needs batches of at least `k` examples. Defaults to `-1`.
+        separation_factor: Float. The factor of the selected entries.
+        suppression_factor: Float. The factor of all other entries. The spelling
+            `supression_factor` is also accepted.
+        k: Integer >= 0. The number of entries selected in each row. It is fixed. To change `k`
+            during training, use `KSparse`. Defaults to `1`.
+        axis: Integer. The axis along which entries compete. With `axis=0` the examples of a
+            batch compete, so every batch needs at least `k` examples. Defaults to `-1`.
         by: `"value"` or `"magnitude"`. Whether the score of an entry `x` is `x` or `|x|`.
             Defaults to `"value"`.
-        trainable_factors: Boolean. If `True`, the two factors are scalar weights, trained from
-            the given values on. If `False`, they are constants, and backpropagation keeps one
-            bit an element. Defaults to `False`.
-        implementation: `"native"` for the compiled op, `"tf"` for TensorFlow's own ops with the
-            same results, `"auto"` for the compiled op where it loads. Defaults to `"auto"`.
+        trainable_factors: Boolean. If `True`, the two factors are scalar weights, which training
+            starts from the given values. If `False`, they are constants, and backpropagation
+            keeps one bit per element. Defaults to `False`.
+        implementation: `"native"` for the compiled op, `"tf"` for plain TensorFlow ops with the
+            same results, or `"auto"` for the compiled op if it loads, else `"tf"`. Defaults to
+            `"auto"`.
         **kwargs: Base layer keyword arguments, such as `name` and `dtype`.
 
     Input shape:
@@ -153,7 +154,7 @@ class SeparationFactor(SelectingLayer):
             if suppression_factor is not None:
                 raise TypeError(
                     "SeparationFactor.__init__() got both 'suppression_factor' and its other "
-                    "spelling 'supression_factor'"
+                    "spelling 'supression_factor'."
                 )
             suppression_factor = kwargs.pop("supression_factor")
         elif suppression_factor is None:
@@ -173,13 +174,13 @@ class SeparationFactor(SelectingLayer):
 
     @property
     def k(self):
-        """How many entries are selected. Read-only, for a traced graph may hold it."""
+        """The number of selected entries. Read-only, because a traced graph may hold it."""
         return self._k
 
     def build(self, input_shape):
         super().build(input_shape)
         self._check_k("k", self.k)
-        # The gradient keeps its input only for factors that are tensors: constants stay floats.
+        # Constants stay floats: the gradient keeps the op's input if a factor is a tensor.
         self.separation, self.suppression = self.separation_factor, self.suppression_factor
         if self.trainable_factors:
             self.separation = self._add_factor("separation", self.separation_factor)
@@ -213,8 +214,8 @@ class KSparse(SelectingLayer):
     This is the activation of the [k-sparse autoencoder](https://arxiv.org/abs/1312.5663) and the
     TopK activation of [sparse autoencoders](https://arxiv.org/abs/2406.04093).
 
-    `k` is a non-trainable weight. It can be assigned at any time, also to a layer of a compiled
-    model, and no graph is traced again. `separationfactor.KSchedule` moves it during `fit()`.
+    `k` is a non-trainable weight. It can be assigned at any time, even in a compiled model, and
+    no graph is retraced. `separationfactor.KSchedule` changes it during `fit()`.
 
     Example:
     >>> layer = KSparse(2)
@@ -226,21 +227,22 @@ class KSparse(SelectingLayer):
     array([[0., 4., 3., 2.]], dtype=float32)
 
     Args:
-        k: Integer >= 0. How many entries are kept in each row.
-        inference_k: Integer >= 0, or `None`. How many entries are kept at inference; a little
-            more than `k` often makes better features. It is fixed. With `None`, inference keeps
-            the current `k`. Defaults to `None`.
-        axis: Integer. The axis along which entries compete. `axis=0` lets the examples of a
-            batch compete, which needs batches of at least `k` examples. Defaults to `-1`.
+        k: Integer >= 0. The number of entries kept in each row.
+        inference_k: Integer >= 0, or `None`. The number of entries kept at inference. A value
+            slightly greater than `k` often gives better features. It is fixed. With `None`,
+            inference uses the current `k`. Defaults to `None`.
+        axis: Integer. The axis along which entries compete. With `axis=0` the examples of a
+            batch compete, so every batch needs at least `k` examples. Defaults to `-1`.
         by: `"value"` or `"magnitude"`. Whether the score of an entry `x` is `x` or `|x|`.
             Defaults to `"value"`.
-        implementation: `"native"` for the compiled op, `"tf"` for TensorFlow's own ops with the
-            same results, `"auto"` for the compiled op where it loads. Defaults to `"auto"`.
+        implementation: `"native"` for the compiled op, `"tf"` for plain TensorFlow ops with the
+            same results, or `"auto"` for the compiled op if it loads, else `"tf"`. Defaults to
+            `"auto"`.
         **kwargs: Base layer keyword arguments, such as `name` and `dtype`.
 
     Call arguments:
         inputs: Input tensor, of rank 1 or more.
-        training: Python boolean. Whether to keep `k` entries or `inference_k`.
+        training: Python boolean. If `True`, `k` entries are kept, else `inference_k`.
 
     Input shape:
         Arbitrary, of rank 1 or more.
@@ -256,7 +258,7 @@ class KSparse(SelectingLayer):
 
     @property
     def k(self):
-        """How many entries are kept: a Python integer, which can be assigned."""
+        """The number of entries kept, as a Python integer. It can be assigned."""
         return int(keras.ops.convert_to_numpy(self._k))
 
     @k.setter
@@ -270,7 +272,7 @@ class KSparse(SelectingLayer):
 
     @property
     def inference_k(self):
-        """How many entries are kept at inference. Read-only, for a traced graph may hold it."""
+        """The number of entries kept at inference. Read-only, because a traced graph may hold it."""
         return self.k if self._inference_k is None else self._inference_k
 
     def build(self, input_shape):
@@ -278,8 +280,8 @@ class KSparse(SelectingLayer):
         self._check_k("k", self._k)
         if self._inference_k is not None:
             self._check_k("inference_k", self._inference_k)
-        # int64, as Keras' own counters: TensorFlow keeps int32 variables on the CPU even where a
-        # GPU computes, and XLA refuses a variable of another device.
+        # int64, like Keras' own counters. TensorFlow places int32 variables on the CPU even if the
+        # computation is on a GPU, and XLA rejects a variable on another device.
         self._k = self.add_weight(
             shape=(),
             initializer=keras.initializers.Constant(self._k),

@@ -1,4 +1,4 @@
-"""Loads the compiled libraries, or says why they cannot be loaded."""
+"""Loads the compiled libraries, or gives the reason why they cannot be loaded."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def _minor(version: str) -> str:
 
 
 def build() -> dict[str, Any]:
-    """Returns what the build wrote down of itself; empty for an install without compiled code."""
+    """Returns the facts that the build recorded. Empty if there is no compiled code."""
     try:
         return json.loads((_FOLDER / "_build.json").read_text())
     except FileNotFoundError:
@@ -31,33 +31,33 @@ def _reinstall() -> str:
 
 
 def _load() -> tuple[Any, str | None]:
-    """Returns the module of the library's ops and None, or None and why there is none."""
+    """Returns the module of the library's ops and None, or None and the reason why it is not available."""
     built = build()
     if not built:
-        return None, f"it was installed without compiled code; to build it: {_reinstall()}"
-    # Symbols carry absl's version, so a build serves one minor version. Another is not even tried:
-    # where the symbols happen to match, the classes behind them need not.
+        return None, f"the package was installed without compiled code. To build it, run: {_reinstall()}"
+    # Symbols carry absl's version, so a build works with one minor version of TensorFlow. The library is not
+    # loaded into another: even if the symbols match, the classes behind them may differ.
     if _minor(built["tensorflow"]) != _minor(tf.__version__):
         return None, (
-            f"it was built for TensorFlow {built['tensorflow']} and this is TensorFlow "
-            f"{tf.__version__}; to build it for this one: {_reinstall()}"
+            f"it was built for TensorFlow {built['tensorflow']}, but TensorFlow {tf.__version__} is running. "
+            f"To rebuild it, run: {_reinstall()}"
         )
     try:
         return tf.load_op_library(str(_FOLDER / "_ops.so")), None
     except (tf.errors.OpError, OSError) as error:
         return None, (
             f"its library, built for TensorFlow {built['tensorflow']}, does not load into TensorFlow "
-            f"{tf.__version__} ({getattr(error, 'message', error)}); to build it anew: {_reinstall()}"
+            f"{tf.__version__} ({getattr(error, 'message', error)}). To rebuild it, run: {_reinstall()}"
         )
 
 
 def _load_cuda() -> str | None:
-    """Loads the ops' kernels for a GPU; returns None, or why there are none."""
+    """Loads the GPU kernels of the ops. Returns None, or the reason why they are not available."""
     if ops is None:
         return why_unavailable
     why = build().get("why_not_cuda")
     if why is not None:
-        return f"it was built without them: {why}"
+        return f"the package was built without them: {why}"
     try:
         tf.load_library(str(_FOLDER / "_ops_cuda.so"))
     except (tf.errors.OpError, OSError) as error:
@@ -66,7 +66,7 @@ def _load_cuda() -> str | None:
 
 
 def _load_xla() -> str | None:
-    """Loads XLA's kernels of the ops; returns None, or why there are none."""
+    """Loads the XLA kernels of the ops. Returns None, or the reason why they are not available."""
     if ops is None:
         return why_unavailable
     why = build().get("why_not_xla")
@@ -85,16 +85,16 @@ _why_not_xla = _load_xla()
 
 
 def why_not_xla() -> str | None:
-    """Returns why XLA cannot compile the op on every device that it may run on here; None where it can."""
+    """Returns the reason why XLA cannot compile the op for every visible device, or None if it can."""
     if _why_not_xla is None and why_not_cuda is not None and tf.config.get_visible_devices("GPU"):
-        return f"there is a GPU, and no kernels for it: {why_not_cuda}"
+        return f"there is a GPU but no GPU kernels: {why_not_cuda}"
     return _why_not_xla
 
 
 def instruction_set() -> str | None:
     """Returns the instruction set that the op library uses, or None if the library is not loaded.
 
-    Asks the library itself: separationfactor_core has kernels, and a setting, of its own.
+    The op library itself is asked, because separationfactor_core has its own kernels and its own setting.
     """
     if ops is None:
         return None

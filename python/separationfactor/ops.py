@@ -1,4 +1,4 @@
-"""The op as a function: `separate`, and the gradients of the compiled ops."""
+"""The function `separate`, and the gradients of the compiled ops."""
 
 from __future__ import annotations
 
@@ -39,46 +39,51 @@ def separate(
     `separation=1, suppression=0` is the k-sparse activation of Makhzani and Frey, 2013 (arXiv 1312.5663),
     and the TopK activation of Gao et al., 2024 (arXiv 2406.04093).
 
-    Ties go to the lowest index, as in `tf.math.top_k`, and -0 ties with +0. NaN ranks above +inf. A factor
-    of exactly 0 writes +0 for any x, NaN and infinities included. The gradient is that of the
-    multiplication, with the selection held fixed; it can be differentiated to any order, in reverse and
-    forward mode. For it, the compiled op keeps one bit an element, and x only where a factor is a tensor.
+    Ties go to the lowest index, as in `tf.math.top_k`. -0 ties with +0. NaN ranks above +inf. A factor of
+    exactly 0 writes +0 for any x, including NaN and infinities.
+
+    The gradient is that of the multiplication, with the selection held fixed. It can be differentiated to
+    any order, in reverse and forward mode. For the gradient, the compiled op keeps one bit per element. It
+    keeps x only if a factor is a tensor.
 
     >>> separationfactor.separate([[1.0, 5.0, 3.0], [2.0, 0.0, 9.0]], k=2)
     [[0.0, 5.0, 3.0], [2.0, 0.0, 9.0]]
 
     Args:
-        x: A dense float32, float64, bfloat16 or float16 tensor of at least one axis. Or a
-            `keras.KerasTensor`, as `keras.Input` returns: the result is one too, as with `keras.ops`, and
-            k must be an int and the factors numbers.
-        k: How many entries of each row are selected, `0 <= k <= n`: an int, or a scalar tensor of any
-            integer dtype, whose change neither retraces a `tf.function` nor recompiles XLA.
-        separation: The factor of the selected entries: a number, or a scalar tensor or variable of x's
-            dtype, for which a gradient is then defined.
-        suppression: The factor of the others; likewise.
-        axis: The axis that rows lie along.
-        by: What entries are ranked by, "value" or "magnitude".
-        implementation: "native" (the compiled op), "tf" (plain TensorFlow ops, with the same results), or
-            "auto" (native where it loads, else tf with a warning; the environment variable
-            `SEPARATIONFACTOR_IMPLEMENTATION` can say which).
+        x: A dense float32, float64, bfloat16 or float16 tensor with at least one axis, or a
+            `keras.KerasTensor`, as `keras.Input` returns. For a `KerasTensor`, k must be an int, the
+            factors must be numbers, and the result is a `KerasTensor`, as with `keras.ops`.
+        k: The number of entries to select in each row, `0 <= k <= n`. An int, or a scalar tensor of any
+            integer dtype. Changing the value of the tensor neither retraces a `tf.function` nor recompiles
+            XLA.
+        separation: The factor of the selected entries. A number, or a scalar tensor or variable of x's
+            dtype. A tensor or variable has a gradient.
+        suppression: The factor of the other entries. The same types as for `separation`.
+        axis: The axis along which rows lie.
+        by: The score that ranks entries: "value" for x, "magnitude" for |x|.
+        implementation: "native" (the compiled op), "tf" (plain TensorFlow ops, with the same results) or
+            "auto". "auto" is native if the compiled op loads, else tf with a warning. The environment
+            variable `SEPARATIONFACTOR_IMPLEMENTATION` sets what "auto" means.
 
     Returns:
         A tensor of x's shape and dtype.
 
     Raises:
-        TypeError: If x, k or a factor has a type or dtype other than those above.
-        ValueError: If x or a factor has a wrong rank, or `axis`, `by` or `implementation` a wrong value.
-        tf.errors.InvalidArgumentError: If k is not in [0, n]: while tracing where both are known, else at run
-            time. Under XLA this error at run time needs the compiled op and a CPU. XLA on a GPU, and with
-            "tf" on any device, cannot raise it: every entry of the result is then NaN. Also if x's rank is
-            unknown while tracing, and x is a scalar or `axis` is out of range.
-        RuntimeError: If "native" is asked for and the compiled op is not available. If x is a KerasTensor
-            and Keras' backend is not TensorFlow.
-        NotImplementedError: If x is a DTensor, which only "tf" takes. In a `tf.function` TensorFlow says so,
-            in words of its own.
+        TypeError: If x, k or a factor has a type or dtype that is not listed above.
+        ValueError: If x, k or a factor has the wrong rank, or `axis`, `by` or `implementation` has a wrong
+            value.
+        tf.errors.InvalidArgumentError: If k is not in [0, n]. The error is raised while tracing if k and n
+            are known then, otherwise at run time. Under XLA, the error at run time needs the compiled op
+            and a CPU. XLA on a GPU, and XLA with "tf" on any device, cannot raise it: every entry of the
+            result is then NaN. Also raised if x's rank is unknown while tracing and x is a scalar or `axis`
+            is out of range.
+        RuntimeError: If `implementation` is "native" and the compiled op is not available. If x is a
+            `KerasTensor` and Keras' backend is not TensorFlow.
+        NotImplementedError: If x is a DTensor and the implementation is native: only tf accepts a DTensor.
+            Inside a `tf.function`, TensorFlow raises its own error.
     """
     if (
-        type(x) is EagerTensor  # which is None without the fast path
+        type(x) is EagerTensor  # None without the fast path
         and type(k) is int
         and type(separation) is type(suppression) is float
         and axis == -1
@@ -87,13 +92,13 @@ def separate(
         and _private.is_executing_eagerly()
         and implementations.runs_eagerly(implementation)
     ):
-        # The op's generated wrapper costs more than a small kernel.
+        # The op's generated Python wrapper costs more than a small kernel.
         try:
             return _private.execute(
                 "SeparationFactor>SeparateWithoutGradient", x, _scalars(k, separation, suppression)
             )
         except (*_private.FAST_PATH_ERRORS, OverflowError):
-            pass  # The checks below say which argument is wrong.
+            pass  # The checks below find the wrong argument.
     if isinstance(x, keras.KerasTensor):
         return Separate(
             k, separation, suppression, axis=axis, by=by, implementation=implementation
@@ -103,20 +108,20 @@ def separate(
         raise TypeError(f"`x` must be a dense tensor. Received: a {type(x).__name__}")
     x = tf.convert_to_tensor(x)
     if implementation == "native" and _private.is_eager(x) and "CUSTOM" in x.device:
-        # DTensor, a custom device, splits only ops that TensorFlow itself has told it of.
+        # DTensor is a custom device. It can partition only TensorFlow's own ops.
         raise NotImplementedError(
-            "the compiled op does not take a DTensor; implementation='tf' does. Received: x of shape "
+            "The compiled op does not take a DTensor; implementation='tf' does. Received: x of shape "
             f"{x.shape} on {x.device}"
         )
     rank = x.shape.rank
     _check_input(x.dtype, rank, axis)
-    _check_score(by)
+    check_score(by)
     if rank is None and (axis != -1 or implementation == "tf"):
         x = _with_checked_axis(x, axis)
     arguments = (k, separation, suppression, by, implementation)
     if axis == -1 or (rank is not None and axis % rank == rank - 1):
         return _separate_last_axis(x, *arguments)
-    # One pass over transposed rows beats a strided one, and autodiff undoes it.
+    # One pass over transposed rows is faster than a strided pass. Autodiff transposes the gradient back.
     to_last = _to_last_axis(tf.rank(x) if rank is None else rank, axis)
     y = _separate_last_axis(tf.transpose(x, to_last), *arguments)
     return tf.transpose(y, tf.argsort(to_last) if rank is None else np.argsort(to_last))
@@ -139,7 +144,7 @@ def _separate_last_axis(x, k, separation, suppression, by, implementation):
 
 @keras.saving.register_keras_serializable(package="separationfactor")
 class Separate(keras.Operation):
-    """What `separate` makes of a `keras.KerasTensor`: an operation of a functional model."""
+    """The operation that `separate` adds to a functional model when x is a `keras.KerasTensor`."""
 
     def __init__(
         self, k=1, separation=1.0, suppression=0.0, *, axis=-1, by="value", implementation="auto", name=None
@@ -147,18 +152,18 @@ class Separate(keras.Operation):
         super().__init__(name=name)
         if keras.backend.backend() != "tensorflow":
             raise RuntimeError(
-                "`separate` needs Keras' TensorFlow backend where `x` is a KerasTensor. "
+                "`separate` of a KerasTensor needs Keras' TensorFlow backend. "
                 f"Received: backend={keras.backend.backend()}"
             )
         if not _is_int(k):
-            raise TypeError(f"`k` must be an int where `x` is a KerasTensor. Received: k={k!r}")
+            raise TypeError(f"`k` must be an int if `x` is a KerasTensor. Received: k={k!r}")
         for factor_name, factor in (("separation", separation), ("suppression", suppression)):
             if not isinstance(factor, numbers.Real):
                 raise TypeError(
-                    f"`{factor_name}` must be a number where `x` is a KerasTensor. "
+                    f"`{factor_name}` must be a number if `x` is a KerasTensor. "
                     f"Received: {factor_name}={factor!r}"
                 )
-        _check_score(by)
+        check_score(by)
         implementations.resolve(implementation)
         self.k = int(k)
         self.separation, self.suppression = float(separation), float(suppression)
@@ -195,7 +200,7 @@ class Separate(keras.Operation):
 
 
 def _check_input(dtype: tf.DType, rank: int | None, axis: Any) -> None:
-    """Raises where x's dtype or rank, or `axis` for a known rank, is none that `separate` takes."""
+    """Raises an error if x's dtype, x's rank or `axis` is not valid. `rank` is None if it is unknown."""
     if dtype not in DTYPES:
         raise TypeError(f"`x` must be of dtype float32, float64, bfloat16 or float16. Received: {dtype.name}")
     if rank == 0:
@@ -207,7 +212,7 @@ def _check_input(dtype: tf.DType, rank: int | None, axis: Any) -> None:
 
 
 def _with_checked_axis(x: tf.Tensor, axis: int) -> tf.Tensor:
-    """Returns x, of unknown rank, once it is known to have the axis."""
+    """Returns x, whose rank is unknown while tracing, after checking that it has the axis."""
     rank = tf.rank(x)
     checks = [
         tf.debugging.Assert(rank >= 1, ["`x` must have at least one axis. Received: a scalar"]),
@@ -217,28 +222,30 @@ def _with_checked_axis(x: tf.Tensor, axis: int) -> tf.Tensor:
         ),
     ]
     with tf.control_dependencies(checks):
-        # XLA leaves assertions out. When it compiles a split it checks the axis, and names the op.
+        # XLA drops assertions. When it compiles a split, it checks the axis, and its error names the op.
         (x,) = tf.raw_ops.Split(axis=-1, value=x, num_split=1, name="x_must_have_at_least_one_axis")
         (x,) = tf.raw_ops.Split(axis=axis, value=x, num_split=1, name="axis_must_be_one_of_x")
     return x
 
 
-def _check_score(by: Any) -> None:
+def check_score(by: Any) -> str:
+    """Returns `by` if it is valid."""
     if by not in SCORES:
-        raise ValueError(f"`by` must be 'value' or 'magnitude'. Received: {by!r}")
+        raise ValueError(f"`by` must be 'value' or 'magnitude'. Received: by={by!r}")
+    return by
 
 
 @functools.lru_cache(maxsize=256)
 def _scalars(k: int, separation: float, suppression: float) -> tf.Tensor:
-    """Returns the scalars as SeparateWithoutGradient takes them: made once, whatever the type of x."""
+    """Returns the scalars as one tensor, which SeparateWithoutGradient accepts for an x of any dtype."""
     with tf.device("CPU"):
-        # Each type rounds as a constant of it does everywhere else.
+        # Rounded to each dtype in the way that `tf.constant` rounds everywhere else.
         factors = [tf.constant([separation, suppression], dtype).numpy() for dtype in DTYPES]
         return tf.constant(np.concatenate([[k], *factors], dtype=np.float64))
 
 
 def _to_last_axis(rank: Any, axis: int) -> Any:
-    """Returns the permutation that moves `axis` to the end; an array for an int `rank`, else a tensor."""
+    """Returns the permutation that moves `axis` to the end: a list if `rank` is an int, else a tensor."""
     if isinstance(rank, int):
         axis %= rank
         return [*range(axis), *range(axis + 1, rank), axis]
@@ -251,7 +258,7 @@ def _is_int(number: Any) -> bool:
 
 
 def _k(k: Any, n: int | None) -> Any:
-    """Returns k as the ops take it: an int, or a scalar int32 or int64 tensor."""
+    """Returns k as the ops accept it: an int, or a scalar int32 or int64 tensor."""
     expected = "`k` must be an int or a scalar tensor of an integer dtype"
     if not _is_int(k):
         if isinstance(k, (bool, numbers.Number, str)):
@@ -266,23 +273,20 @@ def _k(k: Any, n: int | None) -> Any:
             raise ValueError(f"`k` must be a scalar. Received: a tensor of shape {k.shape}")
         if k.dtype not in (tf.int32, tf.int64):
             k = tf.cast(k, tf.int64)
-        # What is known while tracing is checked then. An eager tensor may lie on a GPU, and the op checks it.
+        # A value that is known while tracing is checked now. The op checks an eager tensor, which may be on
+        # a GPU.
         static_k = None if _private.is_eager(k) else tf.get_static_value(k)
         if static_k is None:
             return k
         k = int(static_k)
-    # A row has no more entries than int32 can count.
+    # The length of a row fits in an int32.
     if not 0 <= k <= (2**31 - 1 if n is None else n):
-        raise tf.errors.InvalidArgumentError(
-            None,
-            None,
-            f"k must be in [0, n]. Received: k = {k}, n = {'unknown' if n is None else n}",
-        )
+        raise composed.range_error(k, "unknown" if n is None else n)
     return int(k) if k < 2**31 else tf.constant(k, tf.int64)
 
 
 def _factor(name: str, factor: Any, dtype: tf.DType) -> tuple[Any, bool]:
-    """Returns the factor as the ops take it, and whether it is a tensor, which may ask for its gradient."""
+    """Returns the factor as the ops accept it, and whether it is a tensor, which may need a gradient."""
     if isinstance(factor, numbers.Real):
         return float(factor), False
     try:
@@ -297,7 +301,10 @@ def _factor(name: str, factor: Any, dtype: tf.DType) -> tuple[Any, bool]:
 
 
 def _separate_on_tape(x, k, separation, suppression, by):
-    """Computes `separate` eagerly under a tape, which would keep an op's every input: x, not just bits."""
+    """Computes `separate` eagerly and records its gradient on the tapes.
+
+    If the tapes recorded the op itself, they would keep all of its inputs: x, and not only the bitmask.
+    """
     with _private.stop_recording():
         y, selected = library.ops.separation_factor_separate(
             x, k, separation, suppression, by=by, factor_gradients=False
@@ -311,8 +318,11 @@ def _separate_on_tape(x, k, separation, suppression, by):
 
 
 def _scale_on_tape(v, selected, separation, suppression):
-    """Computes its op eagerly, likewise: linear in v, so it is its own gradient."""
-    v = tf.convert_to_tensor(v)  # the gradient of a gather is IndexedSlices
+    """Computes ScaleSelected eagerly and records its gradient on the tapes.
+
+    The op is linear in v, so its gradient is the same op.
+    """
+    v = tf.convert_to_tensor(v)  # The gradient of a gather is IndexedSlices.
     with _private.stop_recording():
         out = library.ops.separation_factor_scale_selected(
             v, selected, separation, suppression, factor_gradients=False
@@ -326,7 +336,7 @@ def _scale_on_tape(v, selected, separation, suppression):
 
 
 def _register_gradient(op: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Registers a gradient, but for a package that is imported once more: TensorFlow keeps the first one."""
+    """Registers a gradient. If the package is imported again, TensorFlow keeps the first registration."""
 
     def register(function):
         with contextlib.suppress(KeyError):
@@ -364,7 +374,10 @@ if library.ops is not None:
         )
 
     def _scale_and_sum(op, d_out, v, selected, separation, suppression):
-        """The gradients of v * factor: by v and, where the op was told they are wanted, by the factors."""
+        """Returns the gradients of v * factor for v and for the factors.
+
+        The gradients for the factors are None unless the op's attribute `factor_gradients` is set.
+        """
         factor_gradients = op.get_attr("factor_gradients")
         d_v = library.ops.separation_factor_scale_selected(
             d_out, selected, separation, suppression, factor_gradients=factor_gradients

@@ -1,4 +1,4 @@
-"""Copies of models made of TensorFlow's own ops."""
+"""Copies of models that use only TensorFlow's own ops."""
 
 from __future__ import annotations
 
@@ -13,20 +13,22 @@ from separationfactor.ops import Separate
 
 
 def portable(model: keras.Model) -> keras.Model:
-    """Returns a copy of a model in which TensorFlow's own ops do the work of the compiled one.
+    """Returns a copy of a model that uses TensorFlow's own ops instead of the compiled op.
 
-    The copy computes the same bits. What is exported from it, as by `portable(model).export(path)`, loads
-    where this package is not installed, and converts to TFLite with built-in ops alone and to ONNX.
+    The copy computes the same bits. An export of the copy, such as `portable(model).export(path)`, loads
+    without this package. It converts to ONNX, and to TFLite with built-in ops only.
 
     Every `SeparationFactor` and `KSparse` layer, and every `separate` of a `keras.KerasTensor`, gets
-    `implementation="tf"`, however deep it lies in nested, functional, sequential and subclassed models and in
-    wrappers. A layer that is shared within functional
-    models, nested ones included, stays shared. Weights are kept, and with them trained factors and the
-    current `k`. The copy is compiled as the model is, with a new state of the optimizer. A model whose own
-    code calls `separationfactor.separate` tells it there which implementation to use.
+    `implementation="tf"`, at any depth of nested functional, sequential and subclassed models and of
+    wrappers. If a model's own code calls `separationfactor.separate`, the call itself must choose the
+    implementation.
 
-    Functional and sequential models are rebuilt from their layers, all others from `get_config()` or, where
-    they have none, from their attributes. No class needs to be registered.
+    The copy has the same weights, including trained factors and the current `k`. Layers shared within
+    functional models, including nested models, stay shared. The copy is compiled like the model, with a new
+    optimizer state.
+
+    Functional and sequential models are rebuilt from their layers. All others are rebuilt from `get_config()`
+    or, if they have none, from their attributes. No class needs to be registered.
 
     Example:
     >>> model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(20), KSparse(3)])
@@ -34,13 +36,13 @@ def portable(model: keras.Model) -> keras.Model:
     'tf'
 
     Args:
-        model: A `keras.Model`. It is left as it is.
+        model: A `keras.Model`. It is not modified.
 
     Returns:
         A `keras.Model`.
 
     Raises:
-        ValueError: If `model` is no Keras model, or cannot be rebuilt.
+        ValueError: If `model` is not a Keras model or cannot be rebuilt.
     """
     if not isinstance(model, keras.Model):
         raise ValueError(
@@ -56,8 +58,8 @@ def portable(model: keras.Model) -> keras.Model:
         except Exception as error:
             raise ValueError(
                 f"Argument `model` must be a model that can be rebuilt. {type(model).__name__} "
-                f"'{model.name}' cannot: {error}\nA subclassed model needs a `get_config()` that returns "
-                "what its constructor takes, or none, and a `build()` that makes its weights."
+                f"'{model.name}' cannot be rebuilt: {error}\nIf a subclassed model has a `get_config()`, it "
+                "must return the constructor's arguments. The model's `build()` must create its weights."
             ) from error
         for layer in copy._flatten_layers():
             if isinstance(layer, SelectingLayer):
@@ -72,7 +74,7 @@ def portable(model: keras.Model) -> keras.Model:
 
 @contextlib.contextmanager
 def _uncompiled(layers):
-    """Has models cloned without what they were compiled with, which need not be serializable."""
+    """Marks models as not compiled while they are cloned: their compile arguments may not be serializable."""
     compiled = [layer for layer in layers if isinstance(layer, keras.Model) and layer.compiled]
     try:
         for model in compiled:
@@ -84,12 +86,12 @@ def _uncompiled(layers):
 
 
 def _clone(layer, clones):
-    """Returns a layer, model or operation with the same configuration; the same one for the same one."""
+    """Returns the clone of a layer, model or operation. The same object always gives the same clone."""
     if id(layer) not in clones:
         if isinstance(layer, keras.Sequential) or _is_functional(layer):
             clone = keras.models.clone_model(layer, clone_function=lambda inner: _clone(inner, clones))
         elif isinstance(layer, keras.layers.Lambda):
-            # Its configuration holds bytecode, which has lost the names that it refers to.
+            # Its configuration holds bytecode, which cannot resolve the names that the function uses.
             config = keras.layers.Layer.get_config(layer)
             clone = keras.layers.Lambda(
                 layer.function, layer._output_shape, layer.mask, layer.arguments, **config
@@ -97,7 +99,7 @@ def _clone(layer, clones):
         else:
             try:
                 config = layer.get_config()
-            except NotImplementedError:  # a subclass without one
+            except NotImplementedError:  # A subclass without `get_config`.
                 clone = _clone_by_attributes(layer, clones)
             else:
                 clone = type(layer).from_config(config)
@@ -106,7 +108,7 @@ def _clone(layer, clones):
 
 
 def _clone_by_attributes(layer, clones):
-    """Returns one of the same class, whose attributes hold clones of the layers and weights."""
+    """Returns a layer of the same class whose attributes hold clones of the layers and weights."""
 
     def clone_value(value):
         if isinstance(value, keras.layers.Layer):
@@ -117,7 +119,7 @@ def _clone_by_attributes(layer, clones):
             return type(value).from_config(value.get_config())
         if isinstance(value, dict):
             return {key: clone_value(each) for key, each in value.items()}
-        for container in (list, set):  # Keras has subclasses of its own of these, and of dict
+        for container in (list, set):  # Keras has its own subclasses of list, set and dict.
             if isinstance(value, container):
                 return container(clone_value(each) for each in value)
         return tuple(clone_value(each) for each in value) if type(value) is tuple else value
@@ -129,7 +131,7 @@ def _clone_by_attributes(layer, clones):
     clone = type(layer).__new__(type(layer))
     base.__init__(clone, name=layer.name, dtype=layer.dtype_policy)
     for name, value in vars(layer).items():
-        # What Keras and TensorFlow keep in an object of theirs, they keep in the clone as well.
+        # The clone already has the attributes that Keras and TensorFlow add to every object.
         if name not in vars(plain) and name != "history" and not name.startswith("_self_"):
             setattr(clone, name, clone_value(value))
     clone.built = layer.built
@@ -141,7 +143,7 @@ def _is_functional(layer):
 
 
 def _copy_state(source, target, done):
-    """Builds `target` and the layers in it as `source` is built, and gives them its state."""
+    """Builds `target` and its inner layers like `source`, then copies the state of `source` to them."""
     if id(source) in done:
         return
     done.add(id(source))
@@ -149,20 +151,20 @@ def _copy_state(source, target, done):
         target.build_from_config(source.get_build_config())
         target.built = True
     target.trainable = source.trainable
-    # Keras exports only what it knows the shapes of and, to ONNX, what was called once.
+    # Keras exports only models whose build shapes it knows. For ONNX, the model must also have been called.
     target._build_shapes_dict, target._called = source._build_shapes_dict, source._called
     state = {}
     source.save_own_variables(state)
     target.load_own_variables(state)
-    if hasattr(source, "save_assets"):  # a vocabulary, say
+    if hasattr(source, "save_assets"):  # For example, a vocabulary.
         with tempfile.TemporaryDirectory() as folder:
             source.save_assets(folder)
             target.load_assets(folder)
     inner = [layer._flatten_layers(include_self=False, recursive=False) for layer in (source, target)]
     if [type(layer) for layer in inner[0]] != [type(layer) for layer in inner[1]]:
         raise ValueError(
-            f"'{source.name}' was made with the layers {[layer.name for layer in inner[1]]} in place of "
-            f"{[layer.name for layer in inner[0]]}."
+            f"The copy of '{source.name}' was made with the layers {[layer.name for layer in inner[1]]} "
+            f"instead of {[layer.name for layer in inner[0]]}."
         )
     for pair in zip(*inner, strict=True):
         _copy_state(*pair, done)
@@ -173,7 +175,7 @@ def _compile_alike(model, copy):
         copy.compile_from_config(model.get_compile_config())
     except Exception as error:
         warnings.warn(
-            f"The portable copy of model '{model.name}' is not compiled, as Keras cannot rebuild what the "
-            f"model was compiled with: {error}",
+            f"The portable copy of model '{model.name}' is not compiled, because Keras cannot rebuild the "
+            f"arguments of the model's `compile()`: {error}",
             stacklevel=3,
         )

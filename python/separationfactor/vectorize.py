@@ -1,9 +1,9 @@
-"""How the compiled ops run on many instances at once: for `tf.vectorized_map`, jacobians and their kind.
+"""Vectorizes the compiled ops for `tf.vectorized_map`, jacobians and similar functions.
 
-TensorFlow vectorizes a loop op by op. An input that differs between the loop's instances is stacked: it has a
-leading axis of them. Rows are independent of one another, so a stack of rows is just more rows, and the op
-itself takes them. Where an instance has a k or factors of its own, or a sum of its own, which are scalars to
-the ops, plain TensorFlow ops compute the same bits.
+TensorFlow vectorizes a loop op by op. An input that differs between the loop's instances is stacked: it gets
+a leading axis with one entry per instance. Rows are independent, so a stack of rows is just more rows, which
+one call of the op computes. k, the factors and the sums are scalars in the op. If each instance has its own,
+plain TensorFlow ops compute the same bits.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from separationfactor._private import RegisterPFor, wrap
 
 
 def _column(scalars: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:
-    """Gives each instance's scalar the rank of the rows, which it is then broadcast to."""
+    """Reshapes a vector of one scalar per instance, so that it broadcasts to the rows."""
     shape = tf.concat([tf.shape(scalars), tf.ones([tf.rank(rows) - 1], tf.int32)], 0)
     column = tf.reshape(scalars, shape)
     if rows.shape.rank is not None:
@@ -27,7 +27,7 @@ def _column(scalars: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:
 
 
 def _unpack(bitmask: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:
-    """Returns the bitmask's selection, a bool tensor of the rows' shape."""
+    """Returns the selection that a bitmask encodes, as a bool tensor of the rows' shape."""
     bits = tf.bitwise.right_shift(bitmask[..., tf.newaxis], np.arange(8, dtype=np.uint8))
     bits = tf.reshape(bits & 1, tf.concat([tf.shape(bitmask)[:-1], [8 * tf.shape(bitmask)[-1]]], 0))
     selected = tf.cast(bits[..., : tf.shape(rows)[-1]], tf.bool)
@@ -45,15 +45,14 @@ def _pack(selected: tf.Tensor) -> tf.Tensor:
 
 
 def _checked(k: tf.Tensor, n: tf.Tensor) -> tf.Tensor:
-    """Returns each instance's k, an int64 vector, once all are known to lie in [0, n]."""
-    with_zero = tf.concat([k, [0]], 0)  # there may be no instances
+    """Returns each instance's k, an int64 vector, after checking that all are in [0, n]."""
+    with_zero = tf.concat([k, [0]], 0)  # There may be no instances.
     least, greatest = tf.reduce_min(with_zero), tf.reduce_max(with_zero)
     worst = tf.where(least < 0, least, greatest)
-    check = tf.debugging.Assert(
-        composed.is_in_range(worst, n), ["k must be in [0, n]. Received: k =", worst, ", n =", n]
-    )
-    # XLA leaves assertions out, and compiles the op, which on a CPU checks its k even for no rows. Elsewhere
-    # Grappler leaves the op out. It must not see a constant, of which it would raise another error.
+    check = composed.range_assertion(composed.is_in_range(worst, n), worst, n)
+    # XLA drops assertions, but it keeps the op below, which on a CPU checks k even if there are no rows.
+    # Without XLA, Grappler removes the op. The placeholder hides a constant k from Grappler, which would
+    # raise a different error.
     hidden = tf.compat.v1.placeholder_with_default(worst, [])
     compiled_check = library.ops.separation_factor_separate(tf.zeros(tf.stack([0, n])), hidden, 1.0, 1.0)
     with tf.control_dependencies([check, compiled_check[0]]):
@@ -61,13 +60,13 @@ def _checked(k: tf.Tensor, n: tf.Tensor) -> tf.Tensor:
 
 
 def _select(x: tf.Tensor, k: tf.Tensor, by: str) -> tf.Tensor:
-    """Returns which entries of each row are among its k greatest, with a k for each instance."""
+    """Returns which entries of each row are among its k greatest, with one k per instance."""
     shape = tf.shape(x)
     n = shape[-1]
     k = tf.broadcast_to(_column(tf.cast(k, tf.int32), x), tf.concat([shape[:-1], [1]], 0))
     rows = tf.reshape(x, [tf.reduce_prod(shape[:-1]), n])
     scores = composed._flush(composed._scores(rows, by))
-    # NaN ties with +inf in the first order, and comes first in the second.
+    # NaN ties with +inf in the first sort. The second sort puts NaN first.
     is_nan = tf.math.is_nan(rows)
     scores = tf.where(is_nan, tf.constant(np.inf, scores.dtype), scores)
     order = tf.argsort(scores, direction="DESCENDING", stable=True)
@@ -78,7 +77,7 @@ def _select(x: tf.Tensor, k: tf.Tensor, by: str) -> tf.Tensor:
 
 
 def _scale(v, selected, separation, suppression):
-    """Multiplies as the op does, with factors for each instance."""
+    """Multiplies as the op does, with factors per instance."""
 
     @composed.with_gradient
     def scale(v, separation, suppression):
@@ -91,7 +90,7 @@ def _scale(v, selected, separation, suppression):
 
 
 def _sum(u, v, selected):
-    """Sums as the op does, with sums for each instance."""
+    """Sums as the op does, with sums per instance."""
 
     @composed.with_gradient
     def sums(u, v):
@@ -108,7 +107,10 @@ def _sum(u, v, selected):
 
 
 def _convert_separate(pfor_input):
-    """One op for all instances, or one for the selection and one for the factors."""
+    """Converts to one op for all instances, or to a selection and a multiplication.
+
+    The second form is needed if k or a factor differs between instances.
+    """
     by = pfor_input.get_attr("by").decode()
     x, k, separation, suppression = pfor_input.inputs
     if not (k.is_stacked or separation.is_stacked or suppression.is_stacked):
@@ -167,9 +169,10 @@ def _convert_sum_selected(pfor_input):
 
 
 def _convert_top_k(pfor_input):
-    """One call for all instances, as newer versions of TensorFlow have it: 2.16 runs a loop, and warns.
+    """Converts to one call for all instances, as newer versions of TensorFlow do themselves.
 
-    In a branch that no instance takes, as the tf implementation has them, the loop is an error.
+    TensorFlow 2.16 runs a loop and warns. The loop fails in a branch that no instance takes, and the tf
+    implementation has such branches.
     """
     outputs = tf.raw_ops.TopKV2(
         input=pfor_input.stacked_input(0),
@@ -181,7 +184,7 @@ def _convert_top_k(pfor_input):
 
 
 def register() -> None:
-    """Tells TensorFlow of the conversions, where it takes any."""
+    """Registers the conversions, if this version of TensorFlow has the interface for it."""
     if RegisterPFor is None:
         return
     conversions = {"TopKV2": _convert_top_k}
@@ -192,6 +195,6 @@ def register() -> None:
             "SeparationFactor>SumSelected": _convert_sum_selected,
         }
     for op, convert in conversions.items():
-        # TensorFlow has a conversion of its own, or the package is imported once more: the first one stays.
+        # Keep an existing conversion: TensorFlow's own, or ours if the package is imported again.
         with contextlib.suppress(AssertionError):
             RegisterPFor(op)(convert)

@@ -1,4 +1,4 @@
-"""Reference models: those that use the layers, and those that they are compared with."""
+"""Reference models: models that use the layers, and their baselines."""
 
 from separationfactor.models.completion import CompletionBaseline, CompletionVAE
 from separationfactor.models.conditional_vae import ConditionalVAE

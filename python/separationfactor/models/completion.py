@@ -1,4 +1,4 @@
-"""Completing images: the conditional VAE of Sohn, Lee and Yan for structured outputs, and its baseline."""
+"""Image completion: the conditional VAE of Sohn, Lee and Yan for structured outputs, and its baseline."""
 
 import math
 
@@ -16,9 +16,9 @@ def observed_pixels(image_shape, quadrants):
     """Returns which pixels of an image are observed.
 
     Args:
-        image_shape: Tuple of three integers, height, width and channels of an image.
-        quadrants: 1, 2 or 3. How many quarters are observed: the lower left, the upper left, the upper
-            right, in this order, as in [Sohn, Lee and Yan, 2015](https://papers.nips.cc/paper/5775).
+        image_shape: Tuple of three integers: the height, width and channels of an image.
+        quadrants: 1, 2 or 3. The number of observed quadrants, in the order lower left, upper left, upper
+            right, as in [Sohn, Lee and Yan, 2015](https://papers.nips.cc/paper/5775).
 
     Returns:
         A boolean array of the image's shape.
@@ -34,25 +34,24 @@ def observed_pixels(image_shape, quadrants):
 
 
 class _Completion(ImageModel):
-    """What the baseline and the CVAE share: the two parts of an image, and training on images alone."""
+    """The base class of the baseline and the CVAE: splits images in two parts and trains on images alone."""
 
     def __init__(self, image_shape, quadrants, hidden_units, term_names, **kwargs):
         metrics = [keras.metrics.Mean(name=name) for name in term_names]
         super().__init__(image_shape, metrics, **kwargs)
         if min(self.image_shape[:2]) < 2:
             raise ValueError(
-                "Argument `image_shape` must be of 2 x 2 pixels at least. "
-                f"Received: image_shape={image_shape}"
+                f"Argument `image_shape` must be at least 2 x 2 pixels. Received: image_shape={image_shape}"
             )
         self.quadrants = arguments.one_of("quadrants", quadrants, (1, 2, 3))
         self.hidden_units = arguments.integer("hidden_units", hidden_units, "a positive integer", least=1)
         observed = observed_pixels(self.image_shape, self.quadrants).ravel()
         self._observed, self._missing = np.flatnonzero(observed), np.flatnonzero(~observed)
-        # Where each pixel of an image is, once its observed and missing ones stand side by side.
+        # The place of each pixel of an image after the observed and missing pixels are concatenated.
         self._places = np.argsort(np.concatenate([self._observed, self._missing]))
 
     def _network(self, inputs, outputs, name):
-        """Returns a network of two hidden layers, from vectors side by side to vectors."""
+        """Returns a network with two hidden layers, given the sizes of its input and output vectors."""
         inputs = [keras.Input((size,)) for size in inputs]
         features = inputs[0] if len(inputs) == 1 else keras.layers.Concatenate()(inputs)
         for _ in range(2):
@@ -64,7 +63,7 @@ class _Completion(ImageModel):
     def _parts(self, images):
         """Returns the observed and the missing pixels, two tensors of shape `(batch, pixels)`.
 
-        The observed ones are in [0, 1], the missing ones any numbers.
+        The observed pixels are in [0, 1]. The missing pixels may be any numbers.
         """
         images = arguments.images(images, self.image_shape)
         pixels = tf.reshape(images, (-1, math.prod(self.image_shape)))
@@ -72,7 +71,7 @@ class _Completion(ImageModel):
         return observed, tf.gather(pixels, self._missing, axis=1)
 
     def _whole(self, observed, missing):
-        """Returns images from their parts."""
+        """Returns images, given their observed and missing pixels."""
         pixels = tf.gather(tf.concat([observed, missing], axis=1), self._places, axis=1)
         return tf.reshape(pixels, (-1, *self.image_shape))
 
@@ -94,16 +93,16 @@ def _log_normal(z, mean, log_variance):
 
 @keras.saving.register_keras_serializable(package="separationfactor")
 class CompletionBaseline(_Completion):
-    """Predicts the missing pixels of an image from the observed ones, each pixel by itself.
+    """Predicts the missing pixels of an image from the observed pixels, each pixel independently.
 
     This is the baseline network of [Sohn, Lee and Yan, 2015](https://papers.nips.cc/paper/5775):
-    `p(missing | observed)` is a product of Bernoulli distributions. `fit(images)` minimizes its
-    negative logarithm, the negative conditional log-likelihood, averaged over the batch. Grey pixels
-    enter it as they are, as means of black and white ones.
+    `p(missing | observed)` is a product of Bernoulli distributions. `fit(images)` minimizes the
+    negative conditional log-likelihood, averaged over the batch. Grey pixels enter the likelihood
+    unchanged, as means of black and white pixels.
 
     Args:
-        image_shape: Tuple of three integers, height, width and channels of an image.
-        quadrants: 1, 2 or 3. How many quarters are observed, see `observed_pixels`.
+        image_shape: Tuple of three integers: the height, width and channels of an image.
+        quadrants: 1, 2 or 3. The number of observed quadrants, see `observed_pixels`.
         hidden_units: Integer > 0. The size of each of the two hidden layers.
         **kwargs: Base model keyword arguments, such as `name`.
 
@@ -138,29 +137,29 @@ class CompletionBaseline(_Completion):
 
 @keras.saving.register_keras_serializable(package="separationfactor")
 class CompletionVAE(Seeded, _Completion):
-    """Completes images in many ways: a conditional VAE with a prior network.
+    """Completes an image in many ways: a conditional VAE with a prior network.
 
-    The model of [Sohn, Lee and Yan, 2015](https://papers.nips.cc/paper/5775) for structured outputs,
-    where x are an image's observed pixels and y the missing ones:
+    This is the model of [Sohn, Lee and Yan, 2015](https://papers.nips.cc/paper/5775) for structured
+    outputs. x are the observed pixels of an image and y the missing pixels:
 
     ```
     z ~ p(z | x) = N(prior(x, guess)),    y ~ p(y | x, z) = Bernoulli(generation(x, z))
     ```
 
-    with the baseline's prediction of y as `guess`. `fit(images)` minimizes, averaged over the batch,
+    `guess` is the baseline's prediction of y. `fit(images)` minimizes, averaged over the batch,
 
     ```
     -E_q[log p(y | x, z)] + KL(q(z | x, y) || p(z | x)),    q(z | x, y) = N(recognition(x, y))
     ```
 
-    with one sample of z, a bound on the negative conditional log-likelihood -log p(y | x), which
-    `conditional_nll` estimates.
+    with one sample of z. This is an upper bound on the negative conditional log-likelihood
+    -log p(y | x), which `conditional_nll` estimates.
 
     Args:
-        baseline: A trained `CompletionBaseline`, whose images, quadrants and hidden units this model
-            shares. It is not trained any further.
+        baseline: A trained `CompletionBaseline`. This model uses its image shape, quadrants and hidden
+            units. The baseline is not trained further.
         latent_dim: Integer > 0. The size of z.
-        seed: Integer or `None`. Seeds the sampling of z. With `None`, a random one.
+        seed: Integer or `None`. The seed for the sampling of z. With `None`, a random seed.
         **kwargs: Base model keyword arguments, such as `name`.
 
     Call arguments:
@@ -168,7 +167,7 @@ class CompletionVAE(Seeded, _Completion):
             have any values.
 
     Returns:
-        The images, with the missing pixels replaced by their means at the mean of p(z | x).
+        The images, with the missing pixels replaced by their means, for z at the mean of p(z | x).
     """
 
     def __init__(self, baseline, latent_dim=50, *, seed=None, **kwargs):
@@ -214,14 +213,14 @@ class CompletionVAE(Seeded, _Completion):
         return self._whole(observed, tf.nn.sigmoid(self.generation([observed, mean], training=training)))
 
     def complete(self, images, samples=1, seed=None):
-        """Returns the images with their missing pixels' means, for samples of p(z | x).
+        """Returns the images, with the missing pixels replaced by their means, for samples of p(z | x).
 
         Args:
             images: Float tensor of shape `(batch, *image_shape)`, with values in [0, 1]. The missing pixels
                 may have any values.
-            samples: Integer > 0. How many ways to complete an image.
-            seed: Integer or `None`. With an integer, the same samples each time; with `None`, the next ones
-                of the model's seed generator.
+            samples: Integer > 0. The number of completions of each image.
+            seed: Integer or `None`. With an integer, every call draws the same samples. With `None`, the
+                model's seed generator draws the next samples.
 
         Returns:
             A tensor of shape `(samples, batch, *image_shape)`.
@@ -236,17 +235,17 @@ class CompletionVAE(Seeded, _Completion):
     def conditional_nll(self, images, samples=100, method="importance"):
         """Returns an estimate of the negative conditional log-likelihood -log p(y | x) of each image.
 
-        It is `-log 1/S sum_s w_s` over S samples z_s, where w_s is
+        The estimate is `-log 1/S sum_s w_s` over S samples z_s. The weight w_s is
 
-        - with `method="importance"`, p(y | x, z_s) p(z_s | x) / q(z_s | x, y) of z_s ~ q(z | x, y);
-        - with `method="monte_carlo"`, p(y | x, z_s) of z_s ~ p(z | x), which never sees y.
+        - with `method="importance"`: p(y | x, z_s) p(z_s | x) / q(z_s | x, y), for z_s ~ q(z | x, y).
+        - with `method="monte_carlo"`: p(y | x, z_s), for z_s ~ p(z | x), which does not depend on y.
 
-        The expected value of either is an upper bound, which more samples tighten; the former is the tighter
-        of the two where q is near the true posterior.
+        The expected value of either estimate is an upper bound, which more samples tighten. The bound of
+        "importance" is tighter if q is near the true posterior.
 
         Args:
             images: Float tensor of shape `(batch, *image_shape)`, with values in [0, 1].
-            samples: Integer > 0. S.
+            samples: Integer > 0. The number of samples S.
             method: `"importance"` or `"monte_carlo"`.
 
         Returns:
@@ -261,7 +260,7 @@ class CompletionVAE(Seeded, _Completion):
 
     @tf.function(reduce_retracing=True)
     def _log_weights(self, observed, missing, samples, importance):
-        """Returns the logarithms of the weights of samples, of shape `(samples, batch)`."""
+        """Returns the logarithms of the sample weights, of shape `(samples, batch)`."""
         prior = self._prior(observed)
         posterior = self.recognition([observed, missing], training=False) if importance else prior
 

@@ -1,4 +1,4 @@
-"""A conditional variational autoencoder whose class enters through the separation layer."""
+"""A conditional variational autoencoder that conditions on the class through the separation layer."""
 
 import functools
 import math
@@ -14,12 +14,12 @@ from separationfactor.models.image_model import ImageModel, Seeded
 from separationfactor.models.inverse_autoregressive_flow import InverseAutoregressiveFlow
 from separationfactor.models.pixel_cnn import PixelCNN
 
-# The features of a pixel that a PixelCNN gets from the decoder.
+# The number of features per pixel that the decoder gives to a PixelCNN.
 _PIXEL_FEATURES = 32
 
 
 def _with_labels_checked(method):
-    """Returns a method of Keras' that first looks at labels that are there: XLA drops assertions."""
+    """Returns a Keras method that first checks labels given as arrays, because XLA drops assertions."""
 
     @functools.wraps(method)
     def wrapped(self, x=None, y=None, *args, **kwargs):
@@ -35,7 +35,7 @@ def _with_labels_checked(method):
 
 @keras.saving.register_keras_serializable(package="separationfactor")
 class ConditionalVAE(Seeded, ImageModel):
-    """A conditional VAE: the class vector passes a separation layer and is added to the latent.
+    """A conditional VAE that passes the class vector through a separation layer and adds it to the latent.
 
     The generative model, for K classes and images `x`, is
 
@@ -51,17 +51,19 @@ class ConditionalVAE(Seeded, ImageModel):
     -E_q[log p(x | z + S(y))] + beta * KL(q(z | x, y) || N(0, I)) - log q(y | x)
     ```
 
-    with one sample of `q(z | x, y) = N(mean, exp(log_variance))` an image, sums over pixels and
-    latent dimensions, and the classifier `q(y | x)`. The first two terms with `beta=1` are the
-    negative of a lower bound on `log p(x | y)` ([Kingma and Welling, 2014](https://arxiv.org/abs/1312.6114);
+    with one sample of `q(z | x, y) = N(mean, exp(log_variance))` per image. The terms are summed over
+    pixels and latent dimensions. `q(y | x)` is the classifier. With `beta=1`, the first two terms are
+    the negative of a lower bound on `log p(x | y)`
+    ([Kingma and Welling, 2014](https://arxiv.org/abs/1312.6114);
     [Sohn, Lee and Yan, 2015](https://papers.nips.cc/paper/5775)). Grey pixels enter the Bernoulli
-    likelihood as they are, as means of black and white ones.
+    likelihood unchanged, as means of black and white pixels.
 
-    The metrics `reconstruction`, `kl` and their sum `negative_elbo` are these two terms at the label y,
-    whatever the training takes for y, so that `negative_elbo` is a bound on `-log p(x | y)` for every
-    model. With `-log p(y) = log K` nats more it bounds `-log p(x, y)`, and so `-log p(x)`. The metric
-    `loss` is what is minimized. With `condition="predicted"` that is no bound: the decoder is given the
-    classifier's output for the very image it explains, at no cost.
+    The metrics `reconstruction` and `kl` are the first two terms without `beta`, and `negative_elbo` is
+    their sum. They always use the label for y, even if training uses the classifier's output. So
+    `negative_elbo` is an upper bound on `-log p(x | y)` for every model. `negative_elbo` plus
+    `-log p(y) = log K` nats is an upper bound on `-log p(x, y)`, and so on `-log p(x)`. The metric `loss`
+    is the minimized quantity. With `condition="predicted"`, `loss` is not a bound, because the decoder
+    receives, at no cost, the classifier's output for the image that it reconstructs.
 
     Example:
     >>> model = ConditionalVAE((8, 8, 1), num_classes=3)
@@ -74,31 +76,32 @@ class ConditionalVAE(Seeded, ImageModel):
     TensorShape([3, 8, 8, 1])
 
     Args:
-        image_shape: Tuple of three integers, height, width and channels of an image.
+        image_shape: Tuple of three integers: the height, width and channels of an image.
         num_classes: Integer > 1. The number of classes, K.
-        latent_dim: Integer > 0. The size of z. `combine="add"` needs at least `num_classes`: S(y) is
-            added to as many of the first dimensions. Defaults to `num_classes`.
+        latent_dim: Integer > 0. The size of z. With `combine="add"` it must be at least `num_classes`,
+            because S(y) is added to the first `num_classes` dimensions. Defaults to `num_classes`.
         separation_factor, suppression_factor, k, trainable_factors, implementation: The arguments
-            of the `SeparationFactor` layer. A layer that selects one class needs `k=1`.
-        combine: `"add"` decodes `z + S(y)`, `"concat"` decodes z and S(y) side by side.
-        condition: What the class vector is in the loss. `"label"` takes the one-hot label,
-            `"predicted"` the classifier's output. Where a method is given labels, it uses them; where
-            it is not, the classifier's output.
-        hard: Boolean. Whether the classifier's output becomes one-hot before it is used, instead of
-            the softmax. Its gradient stays that of the softmax (straight-through).
-        stop_gradient: Boolean. Whether the decoder's gradient ends at the class vector, so that only
-            its own likelihood trains the classifier.
+            of the `SeparationFactor` layer. To select one class, use `k=1`.
+        combine: `"add"` decodes `z + S(y)`. `"concat"` decodes the concatenation of z and S(y).
+        condition: The class vector in the loss. `"label"` uses the one-hot label, `"predicted"` the
+            classifier's output. Methods with optional labels use the labels if they are given, else the
+            classifier's output.
+        hard: Boolean. If `True`, the classifier's output is made one-hot before use. Otherwise the
+            softmax is used. The gradient is always that of the softmax (straight-through).
+        stop_gradient: Boolean. If `True`, the decoder's gradient stops at the class vector, so only the
+            classifier's own likelihood trains the classifier.
         beta: Float >= 0. The weight of the KL divergence
             ([Higgins et al., 2017](https://openreview.net/forum?id=Sy2fzU9gl)).
         posterior: `"gaussian"`, or `"iaf"` for an inverse autoregressive flow on top of the Gaussian
-            (`InverseAutoregressiveFlow`). Its KL divergence is estimated from the one sample, as
-            log q(z | x, y) - log p(z).
-        decoder: `"convolutional"`, whose pixels are independent given z and y, or `"pixelcnn"`, where a
-            small PixelCNN on top predicts each pixel from those before it as well (`PixelCNN`). These are
-            drawn black or white, with the grey pixel as the mean, so that the bound is on the same
-            quantity as with independent pixels: the mean of log p over such drawn images.
-        seed: Integer or `None`. Seeds the sampling of z. With `None`, a random one. To repeat a training
-            bit for bit on the CPU, also call `keras.utils.set_random_seed` and
+            (`InverseAutoregressiveFlow`). The KL divergence of `"iaf"` is estimated from the one
+            sample, as log q(z | x, y) - log p(z).
+        decoder: `"convolutional"` or `"pixelcnn"`. With `"convolutional"`, pixels are independent given z
+            and y. With `"pixelcnn"`, a small PixelCNN on top (`PixelCNN`) predicts each pixel from the
+            pixels before it as well. Those pixels are drawn black or white, with the grey pixels as means.
+            So the bound is on the same quantity as with independent pixels: the mean of log p over such
+            drawn images.
+        seed: Integer or `None`. The seed for the sampling of z. With `None`, a random seed. To repeat a
+            training run bit for bit on the CPU, also call `keras.utils.set_random_seed` and
             `tf.config.experimental.enable_op_determinism`.
         **kwargs: Base model keyword arguments, such as `name` and `dtype`.
 
@@ -106,13 +109,14 @@ class ConditionalVAE(Seeded, ImageModel):
         inputs: Images of shape `(batch, *image_shape)`, with values in [0, 1].
 
     Returns:
-        The images' reconstructions, from the mean of z and the predicted class.
+        The reconstructions of the images, from the mean of z and the predicted class.
 
     Raises:
-        ValueError: If an argument, or the shape or dtype of images, labels or z, is not as above.
-        tf.errors.InvalidArgumentError: If images are not in [0, 1], or labels not in [0, `num_classes`).
-            XLA cannot raise it: what it compiles returns NaN, as the loss of labels that come from a
-            `tf.data.Dataset` does. Labels that are given as an array are checked before.
+        ValueError: If an argument is not valid, or images, labels or z have the wrong shape or dtype.
+        tf.errors.InvalidArgumentError: If images are not in [0, 1], or labels are not in
+            [0, `num_classes`). XLA cannot raise this error: a function that it compiles returns NaN
+            instead. For example, the loss is NaN if a `tf.data.Dataset` holds wrong labels. Labels given
+            as an array are checked before.
     """
 
     def __init__(
@@ -154,15 +158,15 @@ class ConditionalVAE(Seeded, ImageModel):
         if self.beta < 0:
             raise ValueError(f"Argument `beta` must not be negative. Received: beta={beta}")
         self.posterior = arguments.one_of("posterior", posterior, ("gaussian", "iaf"))
-        # `decoder` is the network.
+        # The attribute `decoder` is the network.
         self.decoder_type = arguments.one_of("decoder", decoder, ("convolutional", "pixelcnn"))
         if latent_dim is None:
             latent_dim = self.num_classes
         self.latent_dim = arguments.integer("latent_dim", latent_dim, "a positive integer", least=1)
         if self.combine == "add" and self.latent_dim < self.num_classes:
             raise ValueError(
-                "Argument `latent_dim` must be at least `num_classes` where their vectors are added "
-                f"(combine='add'). Received: latent_dim={latent_dim}, num_classes={num_classes}"
+                "Argument `latent_dim` must be at least `num_classes` with combine='add'. "
+                f"Received: latent_dim={latent_dim}, num_classes={num_classes}"
             )
         self._seed(seed)
 
@@ -193,26 +197,26 @@ class ConditionalVAE(Seeded, ImageModel):
         self.build((None, *self.image_shape))
 
     def _checked(self, method, inputs, outputs):
-        """Returns the network that `method`, perhaps a subclass's, makes, and the shapes of its outputs.
+        """Calls a method that makes a network, and returns the network and the shapes of its outputs.
 
         Args:
-            method: The method's name.
-            inputs: The shapes that the network is to take, without the batch.
-            outputs: The shapes that it is to return.
+            method: The name of the method, which a subclass may override.
+            inputs: The input shapes that the network must accept, without the batch axis.
+            outputs: The output shapes that the network must return, without the batch axis.
 
         Raises:
-            ValueError: If it takes or returns others.
+            ValueError: If the network accepts or returns other shapes.
         """
         network = getattr(self, method)()
         expected = f"`{method}` must return a `keras.Model`"
         if not isinstance(network, keras.Model):
             raise ValueError(f"{expected}. Received: {network} (of type {type(network)})")
         tensors = [keras.Input(shape) for shape in inputs]
-        try:  # a call also builds what is not built yet
+        try:  # The call also builds layers that are not built yet.
             found = network(tensors if len(tensors) > 1 else tensors[0], training=False)
         except Exception as error:
             raise ValueError(
-                f"{expected} that takes inputs whose shapes are, but for the batch, {inputs}, and the "
+                f"{expected} that accepts inputs of the shapes {inputs}, without the batch axis, and the "
                 f"argument `training`. Received: {network}, which fails: {error}"
             ) from error
         found = [tuple(output.shape[1:]) for output in tf.nest.flatten(found)]
@@ -220,7 +224,8 @@ class ConditionalVAE(Seeded, ImageModel):
             tf.TensorShape(one).is_compatible_with(other) for one, other in zip(found, outputs, strict=True)
         ):
             raise ValueError(
-                f"{expected} whose outputs have, but for the batch, the shapes {outputs}. Received: {found}"
+                f"{expected} whose outputs, without the batch axis, have the shapes {outputs}. "
+                f"Received: {found}"
             )
         return network, found
 
@@ -231,17 +236,18 @@ class ConditionalVAE(Seeded, ImageModel):
             lambda output: tf.cast(output, tf.float32), network(inputs, training=training)
         )
 
-    # The networks. Height and width of an image are halved twice on the way to the latent.
+    # The networks. The encoder halves the height and width of an image twice.
 
     def make_classifier(self):
-        """Returns the network of q(y | x), which a subclass may replace.
+        """Returns the network of q(y | x). A subclass may override this method.
 
         Returns:
             A `keras.Model` from images to logits of shape `(batch, num_classes)`.
         """
         images = keras.Input(self.image_shape)
         features = images
-        # Statistics are the global batch's. In one replica Keras computes them in a way that rounds less.
+        # The statistics are those of the global batch. `synchronized` is set only for several replicas,
+        # because Keras rounds less without it.
         replicated = tf.distribute.get_strategy().num_replicas_in_sync > 1
         for filters in (32, 64):
             features = Conv2D(filters, 3, padding="same", use_bias=False)(features)
@@ -254,12 +260,12 @@ class ConditionalVAE(Seeded, ImageModel):
         return keras.Model(images, logits, name="classifier")
 
     def make_encoder(self):
-        """Returns the network of q(z | x, y), which a subclass may replace.
+        """Returns the network of q(z | x, y). A subclass may override this method.
 
         Returns:
-            A `keras.Model` from a list of images and class vectors of shape `(batch, num_classes)` to a list
-            of the mean and the log-variance of z, of shape `(batch, latent_dim)`; with `posterior="iaf"` also
-            a vector of any size, the context of the flow.
+            A `keras.Model`. Its input is a list of images and class vectors of shape `(batch, num_classes)`.
+            Its output is a list of the mean and the log-variance of z, of shape `(batch, latent_dim)`. With
+            `posterior="iaf"`, the list also has a vector of any size, the context of the flow.
         """
         images = keras.Input(self.image_shape)
         class_vector = keras.Input((self.num_classes,))
@@ -282,12 +288,12 @@ class ConditionalVAE(Seeded, ImageModel):
         return flow
 
     def make_decoder(self):
-        """Returns the network of p(x | z, y), which a subclass may replace.
+        """Returns the network of p(x | z, y). A subclass may override this method.
 
         Returns:
-            A `keras.Model` from z + S(y), or from z and S(y) side by side with `combine="concat"`, to logits
-            of shape `(batch, *image_shape)`; with `decoder="pixelcnn"` to features of each pixel, of shape
-            `(batch, height, width, features)`.
+            A `keras.Model`. Its input is z + S(y) or, with `combine="concat"`, the concatenation of z and
+            S(y). Its output is logits of shape `(batch, *image_shape)` or, with `decoder="pixelcnn"`,
+            features of each pixel, of shape `(batch, height, width, features)`.
         """
         height, width, channels = self.image_shape
         small = (math.ceil(height / 4), math.ceil(width / 4), 64)
@@ -316,16 +322,16 @@ class ConditionalVAE(Seeded, ImageModel):
     test_on_batch = _with_labels_checked(ImageModel.test_on_batch)
 
     def _class_vector(self, logits):
-        """Returns the classifier's output as the class enters the model: soft or hard."""
+        """Returns the class vector for the classifier's logits: a softmax or, if `hard`, a one-hot vector."""
         soft = tf.nn.softmax(logits)
         if not self.hard:
             return soft
         hard = tf.one_hot(tf.argmax(soft, axis=-1), self.num_classes, dtype=soft.dtype)
-        # The parenthesis is zero, but for its gradient.
+        # The term in parentheses is zero but has the gradient of the softmax.
         return hard + (soft - tf.stop_gradient(soft))
 
     def _one_hot(self, labels):
-        """Returns labels as one-hot vectors, once they are known to be classes."""
+        """Returns labels as one-hot vectors after checking that they are in [0, num_classes)."""
         labels = self._labels(labels)
         return arguments.checked(
             tf.one_hot(labels, self.num_classes),
@@ -358,9 +364,9 @@ class ConditionalVAE(Seeded, ImageModel):
         return tf.cast(z, tf.float32)
 
     def _noise(self, batch):
-        """Draws the noise of a batch: for z and, for a PixelCNN, for its pixels, which else is `None`.
+        """Draws the noise for a batch: for z, and for the pixels or `None` if there is no PixelCNN.
 
-        Each example gets what its place in the global batch gives it.
+        The noise of an example depends on its place in the global batch.
         """
         start, rows = place_in_batch(batch)
 
@@ -372,7 +378,7 @@ class ConditionalVAE(Seeded, ImageModel):
         return of_z, None if self.pixel_cnn is None else draw(keras.random.uniform, self.image_shape)
 
     def _sample(self, noise, mean, log_variance, context=None):
-        """Returns the sample z of q(z | x, y) that noise of N(0, I) gives, and log q(z | x, y) - log p(z)."""
+        """Returns a sample z of q(z | x, y), made from noise of N(0, I), and log q(z | x, y) - log p(z)."""
         z = mean + tf.exp(0.5 * log_variance) * noise
         log_determinant = 0.0
         if self.flow is not None:
@@ -391,10 +397,10 @@ class ConditionalVAE(Seeded, ImageModel):
         return 0.5 * tf.reduce_sum(tf.exp(log_variance) + tf.square(mean) - 1.0 - log_variance, axis=-1)
 
     def _moments(self, mean, log_variance, context=None):
-        """Returns the mean and log-variance of q(z | x, y) from what the encoder gives."""
+        """Returns the mean and log-variance of q(z | x, y), given the outputs of the encoder."""
         if self.flow is None:
             return mean, log_variance
-        # Over draws that are the same for each image and at each call.
+        # Estimated from draws that are the same for every image and every call.
         noise = keras.random.normal((32, self.latent_dim), dtype="float32", seed=0)
         noise = tf.concat([noise, -noise], axis=0)
         z = mean[:, tf.newaxis] + tf.exp(0.5 * log_variance)[:, tf.newaxis] * noise
@@ -402,21 +408,21 @@ class ConditionalVAE(Seeded, ImageModel):
         return tf.reduce_mean(z, axis=1), tf.math.log(tf.math.reduce_variance(z, axis=1))
 
     def _latent(self, z, class_code):
-        """Combines z and S(y) to what the decoder takes."""
+        """Returns the input of the decoder, the sum or the concatenation of z and S(y)."""
         class_code = tf.cast(class_code, z.dtype)
         if self.combine == "concat":
             return tf.concat([z, class_code], axis=-1)
         return z + tf.pad(class_code, [[0, 0], [0, self.latent_dim - self.num_classes]])
 
     def _image_logits(self, images, z, class_code, noise, training):
-        """Returns the pixels' logits; a PixelCNN is given the images drawn black and white by noise."""
+        """Returns the logits of the pixels. A PixelCNN receives images drawn black and white with `noise`."""
         outputs = self._run(self.decoder, self._latent(z, class_code), training)
         if self.pixel_cnn is None:
             return outputs
         return self.pixel_cnn(tf.cast(noise < images, tf.float32), outputs)
 
     def _decode(self, z, class_code, noise=None):
-        """Returns mean images. A PixelCNN draws its pixels by `noise`, or else by the same for each image."""
+        """Returns mean images. A PixelCNN draws pixels with `noise`. With `None`, all share one noise."""
         outputs = self._run(self.decoder, self._latent(z, class_code))
         if self.pixel_cnn is None:
             return tf.nn.sigmoid(outputs)
@@ -426,16 +432,16 @@ class ConditionalVAE(Seeded, ImageModel):
         return means
 
     def _pixel_noise(self, images, seed):
-        """Returns noise by which a PixelCNN draws some images, for each image noise of its own."""
+        """Returns the noise with which a PixelCNN draws images, different for each image."""
         if self.pixel_cnn is None:
             return None
         shape = (images, *self.image_shape)
         if seed is None:
             return keras.random.uniform(shape, dtype="float32", seed=self.seed_generator)
-        return tf.random.stateless_uniform(shape, seed=(seed, 1))  # `generate` draws z from (seed, 0)
+        return tf.random.stateless_uniform(shape, seed=(seed, 1))  # `generate` draws z from (seed, 0).
 
     def _negative_elbo(self, images, class_vector, noise, training):
-        """Returns the two terms of the negative ELBO at a class vector, for each example."""
+        """Returns the two terms of the negative ELBO for each example, given its class vector."""
         of_z, of_pixels = noise
         moments = self._run(self.encoder, [images, class_vector], training)
         z, log_ratio = self._sample(of_z, *moments)
@@ -447,13 +453,13 @@ class ConditionalVAE(Seeded, ImageModel):
         images, labels, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         if labels is None or sample_weight is not None:
             raise ValueError(
-                "ConditionalVAE is trained and evaluated on images and labels, without sample weights. "
+                "ConditionalVAE must be trained and evaluated on images and labels, without sample weights. "
                 f"Received: labels={labels}, sample_weight={sample_weight}"
             )
         images, one_hot = self._images(images), self._one_hot(labels)
         noise = self._noise(tf.shape(images)[0])
         if self.condition == "predicted":
-            # Before the loss's own, as a network keeps the penalties of its last call.
+            # Before the terms of the loss, because a network keeps the penalties of its last call.
             at_label = self._negative_elbo(images, one_hot, noise, training=False)
         class_logits = self._run(self.classifier, images, training)
         class_vector = one_hot if self.condition == "label" else self._class_vector(class_logits)
@@ -461,7 +467,7 @@ class ConditionalVAE(Seeded, ImageModel):
             class_vector = tf.stop_gradient(class_vector)
         reconstruction, kl = self._negative_elbo(images, class_vector, noise, training)
         classifier_loss = tf.nn.softmax_cross_entropy_with_logits(labels=one_hot, logits=class_logits)
-        # TensorFlow's graph optimizer orders a chain of additions now one way, now another; a sum it keeps.
+        # A sum of a stack, because TensorFlow's graph optimizer may reorder a chain of additions.
         loss = tf.reduce_sum(tf.stack([reconstruction, self.beta * kl, classifier_loss]), axis=0)
         if self.condition == "predicted":
             reconstruction, kl = at_label
@@ -478,7 +484,7 @@ class ConditionalVAE(Seeded, ImageModel):
     def call(self, inputs, training=False):
         return self.reconstruct(inputs)
 
-    # What a trained model can do.
+    # Inference with a trained model.
 
     def classify(self, images):
         """Returns the classifier's probabilities, of shape `(batch, num_classes)`.
@@ -491,12 +497,12 @@ class ConditionalVAE(Seeded, ImageModel):
     def encode(self, images, labels=None):
         """Returns the mean and the logarithm of the variance of q(z | x, y).
 
-        With `posterior="iaf"` they are those of 64 draws, which are the same at each call.
+        With `posterior="iaf"` they are estimated from 64 draws, which are the same in every call.
 
         Args:
             images: Float tensor of shape `(batch, *image_shape)`, with values in [0, 1].
-            labels: Integer tensor of shape `(batch,)`, the images' classes. With `None`, the
-                classifier's output.
+            labels: Integer tensor of shape `(batch,)`, the classes of the images. With `None`, the
+                classifier's output is used.
 
         Returns:
             Two tensors of shape `(batch, latent_dim)`.
@@ -510,12 +516,12 @@ class ConditionalVAE(Seeded, ImageModel):
         return self._class_vector(self._run(self.classifier, images))
 
     def represent(self, images, labels=None):
-        """Returns what the decoder is given of the images: the mean of z, with S(y) added or beside it.
+        """Returns the decoder's input for images: the mean of z, with S(y) added or concatenated.
 
         Args:
             images: Float tensor of shape `(batch, *image_shape)`, with values in [0, 1].
-            labels: Integer tensor of shape `(batch,)`, the images' classes. With `None`, the
-                classifier's output.
+            labels: Integer tensor of shape `(batch,)`, the classes of the images. With `None`, the
+                classifier's output is used.
 
         Returns:
             A tensor of shape `(batch, latent_dim)`, or `(batch, latent_dim + num_classes)` with
@@ -529,14 +535,14 @@ class ConditionalVAE(Seeded, ImageModel):
     def log_weights(self, images, labels):
         """Returns log p(x, z | y) - log q(z | x, y) of a sample z of q(z | x, y) for each image, in nats.
 
-        Its mean is the negative of the metric `negative_elbo`, a lower bound on log p(x | y). The logarithm
-        of the mean weight of many samples is a tighter one
+        The mean of the log weight is the negative of the metric `negative_elbo`, a lower bound on
+        log p(x | y). The logarithm of the mean weight of many samples is a tighter bound
         ([Burda, Grosse and Salakhutdinov, 2016](https://arxiv.org/abs/1509.00519)). With
-        `decoder="pixelcnn"` x is the image drawn black and white, always the same for the same image.
+        `decoder="pixelcnn"`, x is a black and white drawing of the image, the same in every call.
 
         Args:
             images: Float tensor of shape `(batch, *image_shape)`, with values in [0, 1].
-            labels: Integer tensor of shape `(batch,)`, the images' classes y.
+            labels: Integer tensor of shape `(batch,)`, the classes y of the images.
 
         Returns:
             A tensor of shape `(batch,)`.
@@ -545,7 +551,7 @@ class ConditionalVAE(Seeded, ImageModel):
         of_z, of_pixels = self._noise(tf.shape(images)[0])
         z, log_ratio = self._sample(of_z, *self._run(self.encoder, [images, class_vector]))
         if self.pixel_cnn is not None:
-            # The weights of an image are to be of the same black and white one, and so is its density.
+            # All weights of an image must refer to the density of one and the same black and white drawing.
             images = self._black_and_white(images)
         logits = self._image_logits(images, z, self.separation(class_vector), of_pixels, training=False)
         return -self._cross_entropy(images, logits) - log_ratio
@@ -553,8 +559,8 @@ class ConditionalVAE(Seeded, ImageModel):
     @staticmethod
     @tf.function(reduce_retracing=True)
     def _black_and_white(images):
-        """Draws black and white images whose means are grey ones; the same one for the same image."""
-        fingerprints = tf.raw_ops.Fingerprint(data=images, method="farmhash64")  # 8 bytes an image
+        """Draws black and white images with the grey images as means. Equal images give equal drawings."""
+        fingerprints = tf.raw_ops.Fingerprint(data=images, method="farmhash64")  # 8 bytes per image
         noise = tf.map_fn(
             lambda seed: tf.random.stateless_uniform(tf.shape(images)[1:], seed),
             tf.bitcast(tf.reshape(fingerprints, (-1, 2, 4)), tf.int32),
@@ -565,15 +571,15 @@ class ConditionalVAE(Seeded, ImageModel):
     def decode(self, z, labels, seed=None):
         """Returns the mean images of p(x | z, y).
 
-        With `decoder="pixelcnn"` pixels are drawn one by one, and a pixel's mean is the one given the
+        With `decoder="pixelcnn"`, pixels are drawn one by one. The mean of a pixel is its mean given the
         pixels drawn before it.
 
         Args:
             z: Tensor of numbers, of shape `(batch, latent_dim)`.
             labels: Integer tensor of shape `(batch,)`.
-            seed: Integer or `None`, for `decoder="pixelcnn"`. With an integer, pixels are drawn by noise
-                that each image has of its own, the same at each call. With `None`, all images have the
-                same noise, at each call, so that they differ by z and y alone.
+            seed: Integer or `None`, for `decoder="pixelcnn"`. With an integer, each image is drawn with its
+                own noise. With `None`, all images are drawn with the same noise, so they differ only by z
+                and y. In both cases the noise is the same in every call.
 
         Returns:
             A tensor of shape `(batch, *image_shape)`, with values in [0, 1].
@@ -583,15 +589,15 @@ class ConditionalVAE(Seeded, ImageModel):
         return self._decode(z, self.separation(self._one_hot(labels)), noise)
 
     def reconstruct(self, images, labels=None):
-        """Returns the images as the model sees them: encoded to the mean of z, and decoded.
+        """Returns the reconstructions of images: encoded to the mean of z, then decoded.
 
         Args:
             images: Float tensor of shape `(batch, *image_shape)`, with values in [0, 1].
-            labels: Integer tensor of shape `(batch,)`, the images' classes. With `None`, the
-                classifier's output.
+            labels: Integer tensor of shape `(batch,)`, the classes of the images. With `None`, the
+                classifier's output is used.
 
         Returns:
-            A tensor of the images' shape.
+            A tensor of the shape of the images.
         """
         images = self._images(images)
         class_vector = self._class_vector_of(images, labels)
@@ -603,8 +609,8 @@ class ConditionalVAE(Seeded, ImageModel):
 
         Args:
             labels: Integer tensor of shape `(batch,)`.
-            seed: Integer or `None`. With an integer, the same images each time; with `None`, the
-                next ones of the model's seed generator.
+            seed: Integer or `None`. With an integer, every call returns the same images. With `None`,
+                the model's seed generator draws the next images.
 
         Returns:
             A tensor of shape `(batch, *image_shape)`, with values in [0, 1].
@@ -616,29 +622,31 @@ class ConditionalVAE(Seeded, ImageModel):
         return self._decode(z, self.separation(one_hot), noise)
 
     def swap(self, images, labels, source_labels=None, seed=None):
-        """Returns the images redrawn as other classes: z is kept and the class changed.
+        """Returns the images redrawn as other classes: z is kept and the class is changed.
 
         Args:
             images: Float tensor of shape `(batch, *image_shape)`, with values in [0, 1].
-            labels: Integer tensor of shape `(batch,)`, the classes to redraw them as.
-            source_labels: Integer tensor of shape `(batch,)`, the images' own classes, with which
-                they are encoded. With `None`, the classifier's output.
+            labels: Integer tensor of shape `(batch,)`, the new classes of the images.
+            source_labels: Integer tensor of shape `(batch,)`, the original classes of the images, used
+                to encode them. With `None`, the classifier's output is used.
             seed: Integer or `None`, as for `decode`.
 
         Returns:
-            A tensor of the images' shape.
+            A tensor of the shape of the images.
         """
         mean, _ = self.encode(images, source_labels)
         return self.decode(mean, labels, seed)
 
     def traverse(self, labels, values=(-3.0, -1.5, 0.0, 1.5, 3.0), z=None):
-        """Returns images along every latent dimension, one at a time, with the class kept.
+        """Returns images for different values of each latent dimension, one dimension at a time.
+
+        The class is kept.
 
         Args:
             labels: Integer tensor of shape `(batch,)`, the class of each row of images.
-            values: Sequence of floats, the values that a dimension of z takes.
-            z: Tensor of numbers, of shape `(batch, latent_dim)`, where the traversals cross. With `None`,
-                the prior's mean, 0.
+            values: Sequence of floats, the values that each dimension of z takes.
+            z: Tensor of numbers, of shape `(batch, latent_dim)`, the point where the traversals cross. With
+                `None`, the mean of the prior, 0.
 
         Returns:
             A tensor of shape `(batch, latent_dim, len(values), *image_shape)`.
@@ -660,13 +668,13 @@ class ConditionalVAE(Seeded, ImageModel):
         return tf.reshape(images, (batch, self.latent_dim, steps, *self.image_shape))
 
     def morph(self, labels, to_labels, steps=9, z=None):
-        """Returns images on the straight way from one class's code S(y) to another's, with z kept.
+        """Returns images along the straight line from one class code S(y) to another, with z kept.
 
         Args:
-            labels: Integer tensor of shape `(batch,)`, the classes to start from.
-            to_labels: Integer tensor of shape `(batch,)`, the classes to arrive at.
-            steps: Integer > 1. The number of images on the way, both ends included.
-            z: Tensor of numbers, of shape `(batch, latent_dim)`. With `None`, the prior's mean, 0.
+            labels: Integer tensor of shape `(batch,)`, the start classes.
+            to_labels: Integer tensor of shape `(batch,)`, the end classes.
+            steps: Integer > 1. The number of images on the line, including both ends.
+            z: Tensor of numbers, of shape `(batch, latent_dim)`. With `None`, the mean of the prior, 0.
 
         Returns:
             A tensor of shape `(batch, steps, *image_shape)`.

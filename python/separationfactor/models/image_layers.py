@@ -1,14 +1,15 @@
-"""Keras' layers of images, also for a replica that has no image.
+"""Keras' image layers, fixed for replicas that have no image.
 
-A small batch leaves some replicas none. With oneDNN, which TensorFlow uses on processors that have AVX-512's
-VNNI, the result of its convolution of an empty batch has the images' shape, as has a transposed one's
-gradient, and max-pooling's gradient ends the process (seen in 2.21). So replicas compute one image more.
+A small batch leaves some replicas without images. On processors with AVX-512 VNNI, TensorFlow uses oneDNN and
+handles an empty batch wrongly (seen in 2.21). The output of a convolution has the shape of the images, and so
+has the gradient of a transposed convolution. The gradient of max-pooling ends the process. So every replica
+computes one extra image.
 """
 
 import keras
 import tensorflow as tf
 
-# So that a network of a model can be saved by itself.
+# Registered so that a model's networks can be saved separately.
 _registered = keras.saving.register_keras_serializable(package="separationfactor")
 
 
@@ -16,7 +17,7 @@ class _WithOneImageMore:
     def call(self, inputs):
         if tf.distribute.get_strategy().num_replicas_in_sync == 1:
             return super().call(inputs)
-        # Not `tf.pad`, whose padding of the batch is lost where it is fused with a convolution.
+        # Not `tf.pad`: if it is fused with a convolution, the padding of the batch axis is lost.
         one = tf.zeros(tf.concat([[1], tf.shape(inputs)[1:]], axis=0), inputs.dtype)
         return super().call(tf.concat([inputs, one], axis=0))[:-1]
 

@@ -1,4 +1,4 @@
-"""What the models of images share: a step of training, and a state of random numbers that is saved."""
+"""Base classes of the image models: the training step, and a seed generator whose state is saved."""
 
 import contextlib
 import warnings
@@ -11,11 +11,12 @@ from separationfactor.distribution import place_in_batch
 
 
 class ImageModel(keras.Model):
-    """A model of images that its constructor builds, from the configuration alone.
+    """A model of images. Its constructor builds it from the configuration alone.
 
-    A subclass's `_terms(data, training)` returns tensors by name, an entry an example. Training minimizes
-    the mean of `loss` over the global batch; what else there is, metrics of that name keep track of. The
-    penalties of the model's layers are added to `loss`: regularizers, activity penalties and `add_loss`.
+    A subclass implements `_terms(data, training)`, which returns a dict of tensors with one entry per
+    example. Training minimizes the mean of the term `loss` over the global batch. A metric of the same name
+    tracks each term. The penalties of the model's layers are added to `loss`: regularizers, activity
+    penalties and `add_loss`.
     """
 
     def __init__(self, image_shape, metrics, **kwargs):
@@ -31,19 +32,19 @@ class ImageModel(keras.Model):
         return list(self._metrics_by_name.values())
 
     def _images_alone(self, data):
-        """Returns the images of data that must have nothing else."""
+        """Returns the images of `data`, which must not have labels or sample weights."""
         images, labels, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         if labels is not None or sample_weight is not None:
             raise ValueError(
-                f"{type(self).__name__} is trained and evaluated on images alone. "
+                f"{type(self).__name__} must be trained and evaluated on images alone. "
                 f"Received: y={labels}, sample_weight={sample_weight}"
             )
         return images
 
     def _terms_and_penalties(self, data, training):
-        self._clear_losses()  # of the last step, which Keras clears where a model is called as a whole
+        self._clear_losses()  # Of the last step. Keras clears them only if the model itself is called.
         terms = self._terms(data, training)
-        # Added to each example's loss, so that a replica counts by its share of the global batch.
+        # Added to each example's loss, so that each replica has the weight of its share of the global batch.
         for penalty in self.losses:
             terms["loss"] += tf.cast(tf.reduce_sum(penalty), terms["loss"].dtype)
         return terms
@@ -63,7 +64,7 @@ class ImageModel(keras.Model):
         if weights := self.trainable_weights:
             self.optimizer.apply_gradients(zip(tape.gradient(scaled_loss, weights), weights, strict=True))
         else:
-            warnings.warn("The model does not have any trainable weights.", stacklevel=2)  # as Keras warns
+            warnings.warn("The model does not have any trainable weights.", stacklevel=2)  # As Keras does.
         return self._track(terms)
 
     def test_step(self, data):
@@ -74,7 +75,7 @@ class ImageModel(keras.Model):
 
 
 class Seeded:
-    """Gives a Keras model a seed generator whose state is saved, for a training that is continued."""
+    """Gives a Keras model a seed generator. Its state is saved, so that training can be resumed."""
 
     def _seed(self, seed):
         self.seed = seed if seed is None else arguments.integer("seed", seed, "an integer or `None`")
@@ -82,7 +83,9 @@ class Seeded:
 
     @contextlib.contextmanager
     def drawing_from(self, seed):
-        """Has the model draw by `seed` in a `with` block, and then go on drawing where it was before.
+        """Returns a context in which the model draws random numbers from `seed`.
+
+        Afterwards the seed generator continues from its previous state.
 
         Args:
             seed: Integer.

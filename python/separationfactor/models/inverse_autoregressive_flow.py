@@ -1,4 +1,4 @@
-"""Inverse autoregressive flow, the posterior that `ConditionalVAE(posterior="iaf")` draws z from."""
+"""Inverse autoregressive flow, the posterior of z in `ConditionalVAE(posterior="iaf")`."""
 
 import keras
 import numpy as np
@@ -9,24 +9,24 @@ from separationfactor import arguments
 
 @keras.saving.register_keras_serializable(package="separationfactor")
 class InverseAutoregressiveFlow(keras.layers.Layer):
-    """Makes a Gaussian sample one of a richer distribution, whose density stays known.
+    """Transforms a Gaussian sample into a sample of a richer distribution with a known density.
 
-    [Kingma et al., 2016](https://arxiv.org/abs/1606.04934), in the numerically stable form of the
-    paper's algorithm 1. Each step is
+    This is the flow of [Kingma et al., 2016](https://arxiv.org/abs/1606.04934), in the numerically
+    stable form of the paper's algorithm 1. Each step is
 
     ```
     m, s = network(z, context),    z <- sigmoid(s) * z + (1 - sigmoid(s)) * m
     ```
 
-    with an autoregressive network, a masked one of one hidden layer
-    ([Germain et al., 2015](https://arxiv.org/abs/1502.03509)): entry i of m and s depends on the
-    context and the entries of z before i alone. So the step's Jacobian is triangular, and the
-    logarithm of its determinant is the sum of log sigmoid(s). Between two steps the entries'
-    order is reversed.
+    The network is autoregressive: entry i of m and s depends only on the context and on the entries
+    of z before i. It is a masked network with one hidden layer
+    ([Germain et al., 2015](https://arxiv.org/abs/1502.03509)). So the Jacobian of a step is
+    triangular, and the logarithm of its determinant is the sum of log sigmoid(s). The order of the
+    entries is reversed between steps.
 
     Args:
-        steps: Integer > 0. How many steps.
-        units: Integer > 0. The size of a step's hidden layer.
+        steps: Integer > 0. The number of steps.
+        units: Integer > 0. The size of the hidden layer of each step.
         **kwargs: Base layer keyword arguments, such as `name` and `dtype`.
 
     Call arguments:
@@ -45,7 +45,7 @@ class InverseAutoregressiveFlow(keras.layers.Layer):
 
     def build(self, z_shape, context_shape):
         size, context_size = z_shape[-1], context_shape[-1]
-        # Hidden unit h sees the first `degree[h]` entries: none to all but the last.
+        # Hidden unit h sees the first `degree[h]` entries, from none to all but the last.
         degree = np.arange(self.units) % size
         entry = np.arange(size)
         self._hidden_mask = (entry[:, None] < degree).astype("float32")
@@ -60,7 +60,7 @@ class InverseAutoregressiveFlow(keras.layers.Layer):
                 "output": self.add_weight(shape=(self.units, 2 * size), name=f"output_{step}"),
                 "output_bias": self.add_weight(
                     shape=(2 * size,),
-                    # m = 0 and s = 1.5: a step starts by keeping most of z, as the paper advises.
+                    # m = 0 and s = 1.5, so that an untrained step keeps most of z, as the paper advises.
                     initializer=lambda shape, dtype: tf.repeat(tf.constant([0.0, 1.5], dtype), shape[0] // 2),
                     name=f"output_bias_{step}",
                 ),

@@ -11,7 +11,7 @@ from separationfactor.models.image_model import ImageModel, Seeded
 
 
 class DeadUnits(keras.metrics.Metric):
-    """How many units of a code were zero for every example since the last reset.
+    """The number of units of a code that were zero for every example since the last reset.
 
     Args:
         units: Integer > 0. The size of the code.
@@ -20,7 +20,7 @@ class DeadUnits(keras.metrics.Metric):
 
     def __init__(self, units, name="dead_units", **kwargs):
         super().__init__(name=name, **kwargs)
-        # A count, as those of several replicas are added.
+        # A count and not a flag, because the values of several replicas are added.
         self.fired = self.add_variable((units,), "zeros", name="fired")
 
     def update_state(self, code, sample_weight=None):
@@ -31,7 +31,7 @@ class DeadUnits(keras.metrics.Metric):
 
 
 class _Sparsity(KSparse):
-    """A `KSparse` that keeps `alpha * k` units at inference, at most all, whatever k is at the time."""
+    """A `KSparse` layer that keeps `alpha * k` units at inference, at most all, for the current k."""
 
     def __init__(self, k, alpha, units, **kwargs):
         super().__init__(k, **kwargs)
@@ -54,20 +54,21 @@ class _Sparsity(KSparse):
 
 @keras.saving.register_keras_serializable(package="separationfactor")
 class KSparseAutoencoder(Seeded, ImageModel):
-    """An autoencoder of one hidden layer that keeps the `k` greatest units of its code.
+    """An autoencoder with one hidden layer that keeps the `k` greatest units of its code.
 
-    [Makhzani and Frey, 2013](https://arxiv.org/abs/1312.5663):
+    This is the model of [Makhzani and Frey, 2013](https://arxiv.org/abs/1312.5663):
 
     ```
     code = KSparse(activation(x W + b)),    reconstruction = code W^T + b'
     ```
 
     `fit(images)` minimizes the squared error, summed over pixels and averaged over the batch. At
-    inference `alpha * k` units are kept. With a small `k` from the start most units may never be
-    selected and never learn: `separationfactor.KSchedule` lowers k over the first epochs.
+    inference, `alpha * k` units are kept. If `k` is small from the start, most units may never be
+    selected and never learn. To avoid this, `separationfactor.KSchedule` lowers k over the first
+    epochs.
 
-    With `k=units` everything is kept, and this is the usual autoencoder; with `code_dropout` or
-    `input_dropout` as well, the dropout or the denoising autoencoder that the paper compares with.
+    With `k=units` all units are kept, and the model is an ordinary autoencoder. With `code_dropout` or
+    `input_dropout` as well, it is the dropout or the denoising autoencoder, the paper's baselines.
 
     The metric `dead_units` counts the units that were zero for every image of the epoch.
 
@@ -82,26 +83,26 @@ class KSparseAutoencoder(Seeded, ImageModel):
     8
 
     Args:
-        image_shape: Tuple of three integers, height, width and channels of an image.
+        image_shape: Tuple of three integers: the height, width and channels of an image.
         units: Integer > 0. The size of the code.
-        k: Integer in [0, `units`]. How many units are kept in training. It is a weight, which a schedule
-            may move and `load_weights` loads.
-        alpha: Float > 0. At inference `alpha * k` units are kept, rounded and at most `units`, for
-            the k of the time.
-        tied: Boolean. Whether the decoder's weights are the encoder's, transposed.
-        activation: `"linear"` or `"relu"`, what the code passes before its units compete.
-        input_dropout: Float in [0, 1). The fraction of the pixels that are set to zero in training;
-            the others are scaled up to keep the mean.
+        k: Integer in [0, `units`]. The number of units kept in training. It is a weight: a schedule can
+            change it, and `load_weights` loads it.
+        alpha: Float > 0. At inference, `alpha * k` units are kept, rounded and at most `units`. k is the
+            current value.
+        tied: Boolean. Whether the decoder's weights are the transposed weights of the encoder.
+        activation: `"linear"` or `"relu"`. The activation of the code before its units compete.
+        input_dropout: Float in [0, 1). The fraction of the pixels that are set to zero in training.
+            The other pixels are scaled up to keep the mean.
         code_dropout: Float in [0, 1). The same for the units that are kept.
-        implementation: The `KSparse` layer's.
-        seed: Integer or `None`. Seeds the dropout. With `None`, a random one.
+        implementation: The implementation of the `KSparse` layer.
+        seed: Integer or `None`. The seed for dropout. With `None`, a random seed.
         **kwargs: Base model keyword arguments, such as `name` and `dtype`.
 
     Call arguments:
         inputs: Images of shape `(batch, *image_shape)`.
 
     Returns:
-        The images' reconstructions, of the same shape.
+        The reconstructions of the images, of the same shape.
     """
 
     def __init__(
@@ -153,7 +154,7 @@ class KSparseAutoencoder(Seeded, ImageModel):
 
     @property
     def k(self):
-        """How many units are kept in training: the `KSparse` layer's k, a weight that a schedule moves."""
+        """The number of units kept in training: the k of the `KSparse` layer, a weight."""
         return self.sparsity.k
 
     def _code(self, images, training):
@@ -184,10 +185,10 @@ class KSparseAutoencoder(Seeded, ImageModel):
     def call(self, inputs, training=False):
         return self._reconstruction(self._code(arguments.images(inputs, self.image_shape), training))
 
-    # What a trained model can do.
+    # Inference with a trained model.
 
     def encode(self, images):
-        """Returns the images' codes, in which at most `alpha * k` units are not zero.
+        """Returns the codes of images. At most `alpha * k` units of a code are not zero.
 
         Args:
             images: Float tensor of shape `(batch, *image_shape)`.
@@ -204,16 +205,16 @@ class KSparseAutoencoder(Seeded, ImageModel):
             code: Float tensor of shape `(batch, units)`.
 
         Returns:
-            A tensor of shape `(batch, *image_shape)`, of any values.
+            A tensor of shape `(batch, *image_shape)`. Its values are not limited to a range.
         """
         return self._reconstruction(tf.cast(code, self.compute_dtype))
 
     def reconstruct(self, images):
-        """Returns the images as the model sees them, `decode(encode(images))`."""
+        """Returns the reconstructions of images, `decode(encode(images))`."""
         return self.decode(self.encode(images))
 
     def filters(self):
-        """Returns what each unit draws: the decoder's weights, of shape `(units, *image_shape)`."""
+        """Returns the image that each unit adds: the decoder's weights, of shape `(units, *image_shape)`."""
         return tf.reshape(self._dictionary(), (self.units, *self.image_shape))
 
     def get_config(self):

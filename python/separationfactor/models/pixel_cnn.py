@@ -1,4 +1,4 @@
-"""A small PixelCNN, the decoder's end in `ConditionalVAE(decoder="pixelcnn")`."""
+"""A small PixelCNN, the last stage of the decoder in `ConditionalVAE(decoder="pixelcnn")`."""
 
 import keras
 import numpy as np
@@ -9,15 +9,16 @@ from separationfactor.models.image_layers import Conv2D
 
 
 class _CausalConvolution(Conv2D):
-    """A convolution over the rows above and the pixels on the left.
+    """A convolution over the rows above a pixel and the pixels to its left.
 
-    Its kernel has `reach + 1` rows, the last of which is the pixel's own, and `2 * reach + 1` columns.
-    Nothing is padded: an output is `reach` rows lower and `2 * reach` columns narrower than the input.
+    The kernel has `reach + 1` rows and `2 * reach + 1` columns. Its last row is the pixel's own row. There is
+    no padding: the output has `reach` rows and `2 * reach` columns fewer than the input.
 
     Args:
-        filters: How many features it makes.
-        reach: How many rows up, and columns to either side, it sees.
-        sees_itself: Whether a pixel's own entry is seen, as in the paper's mask B, or not, as in mask A.
+        filters: The number of output features.
+        reach: The number of rows above, and of columns on either side, that the kernel covers.
+        sees_itself: Whether the kernel includes the pixel itself, as in the paper's mask B. Mask A excludes
+            it.
         **kwargs: Base layer keyword arguments.
     """
 
@@ -34,21 +35,22 @@ class _CausalConvolution(Conv2D):
 
 @keras.saving.register_keras_serializable(package="separationfactor")
 class PixelCNN(keras.layers.Layer):
-    """Predicts each pixel from those before it, row by row, and from features of its own.
+    """Predicts each pixel from the pixels before it, in row-major order, and from the pixel's features.
 
     ```
     p(x | features) = prod_i Bernoulli(x_i | x_before_i, features_i)
     ```
 
-    with masked convolutions ([van den Oord et al., 2016](https://arxiv.org/abs/1601.06759)) over the
-    pixels, whose result is joined with a VAE decoder's features, as in PixelVAE
+    Masked convolutions run over the pixels
+    ([van den Oord et al., 2016](https://arxiv.org/abs/1601.06759)). Their output is concatenated with the
+    features from a VAE decoder, as in PixelVAE
     ([Gulrajani et al., 2016](https://arxiv.org/abs/1611.05013)). A pixel sees 4 rows up and 4 columns
-    to either side; what lies further off has to come through the features. The channels of a pixel
-    are independent given the pixels before it.
+    to either side. Information from further away must come through the features. The channels of a
+    pixel are independent given the pixels before it.
 
     Args:
-        channels: Integer > 0. An image's channels.
-        filters: Integer > 0. The features of a layer.
+        channels: Integer > 0. The number of channels of an image.
+        filters: Integer > 0. The number of features of each layer.
         **kwargs: Base layer keyword arguments, such as `name` and `dtype`.
 
     Call arguments:
@@ -87,7 +89,7 @@ class PixelCNN(keras.layers.Layer):
         return tf.pad(images, ((0, 0), (self.reach, 0), (self.reach, self.reach), (0, 0)))
 
     def _logits(self, context, features):
-        """Returns the logits of the pixels that have all of the context they see around them."""
+        """Returns the logits of the pixels whose whole context is in `context`."""
         for layer in self.convolutions:
             context = layer(context)
         return self.logits(self.joint(tf.concat([context, features], axis=-1)))
@@ -102,24 +104,25 @@ class PixelCNN(keras.layers.Layer):
         Args:
             features: Float tensor of shape `(batch, height, width, features)`.
             noise: Float tensor that broadcasts to `(batch, height, width, channels)`, uniform in
-                [0, 1): a pixel is 1 where its noise is below its mean.
+                [0, 1). A pixel is 1 if its noise is less than its mean.
 
         Returns:
-            The drawn images, of zeros and ones, and each pixel's mean given the drawn pixels before it.
-            The latter is an unbiased estimate of p(x)'s mean image, with less noise than the former.
+            The drawn images, of zeros and ones, and the mean of each pixel given the drawn pixels before
+            it. The means are an unbiased estimate of the mean image of p(x). They have less noise than the
+            drawn images.
         """
         batch, height, width = tf.unstack(tf.shape(features)[:3])
         reach = self.reach
         features, noise = (tf.cast(each, self.compute_dtype) for each in (features, noise))
         features, noise = (
-            # The pixels' axes come first, so that a pixel of the whole batch is one piece.
+            # The pixel axes come first, so that one pixel of the whole batch is contiguous.
             tf.transpose(each, (1, 2, 0, 3))
             for each in (features, tf.broadcast_to(noise, (batch, height, width, self.channels)))
         )
 
         def draw_pixel(index, padded, means):
             row, column = index // width, index % width
-            # The part of the image that the pixel's logits depend on.
+            # The context that the pixel's logits depend on.
             window = tf.slice(padded, (row, column, 0, 0), (reach + 1, 2 * reach + 1, -1, -1))
             logits = self._logits(tf.transpose(window, (2, 0, 1, 3)), features[row, column][:, None, None])
             mean = tf.nn.sigmoid(logits[:, 0, 0])
