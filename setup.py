@@ -229,7 +229,10 @@ def first(names):
 
 
 def find_compiler():
-    """Checks for a C++ compiler before CMake does, and fails with a short message and a workaround."""
+    """Fails with a short message and a workaround if there is no C++ compiler.
+
+    CMake would fail later, with a long message.
+    """
     named = os.environ.get("CXX")
     # CXX is a path, which may contain spaces, or a command with arguments.
     candidates = [named, named.split()[0]] if named and named.strip() else COMPILERS

@@ -273,7 +273,7 @@ def _makes_images(command):
     @factors.command(command.__name__, help=command.__doc__)
     @click.option("--train", default=8000, help="Number of training images.", type=click.IntRange(1))
     @click.option("--test", default=2000, help="Number of test images.", type=click.IntRange(1))
-    @click.option("--seed", default=0, help="Seeds the factors and the choice of images.", type=SEED)
+    @click.option("--seed", default=0, help="Seeds all random choices.", type=SEED)
     @click.option(
         "--output", required=True, type=PathType(dir_okay=False), help="Output .npz file.", show_default=False
     )
@@ -298,7 +298,7 @@ def digits(source, **options):
     """Digits that are rotated, scaled, shifted, sheared and thickened by known amounts."""
     data, synthetic_images = load("separationfactor_lab.data", "separationfactor_lab.synthetic_images")
     console = rich.get_console()
-    track = functools.partial(rich.progress.track, description="moving digits", console=console)
+    track = functools.partial(rich.progress.track, description="transforming digits", console=console)
     return synthetic_images.moved_digits(data.load(source), **options, track=track)
 
 

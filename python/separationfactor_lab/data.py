@@ -32,7 +32,7 @@ class DatasetError(LabError, ValueError):
 
 
 class DatasetWarning(UserWarning):
-    """A data set can be read but probably has wrong values."""
+    """A data set can be read, but its values are probably wrong."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -218,7 +218,7 @@ def _npz(path: str) -> dict[str, np.ndarray]:
             _check_fits(path, sum(member.file_size for member in file.zip.infolist()))
             arrays = {key: file[key] for key in (*_IDX_FILES, *_FACTORS) if key in found}
         for key, array in arrays.items():
-            if not isinstance(array, np.ndarray):  # but the bytes of a member that is not an .npy file
+            if not isinstance(array, np.ndarray):  # bytes, because the member is not an .npy file
                 raise ValueError(f"its {key} is not an array")
             if found.count(key) > 1:
                 raise ValueError(f"it holds {key} {found.count(key)} times")
@@ -277,7 +277,7 @@ def _factors(arrays: dict[str, np.ndarray], source: str) -> dict[str, np.ndarray
         values, shape = arrays[f"factors_{part}"], (len(arrays[f"x_{part}"]), len(names))
         given = f"{values.dtype} of shape {values.shape}"
         if values.shape == shape and values.dtype.kind in "iuf":
-            with np.errstate(over="ignore", invalid="ignore"):  # too large values become infinite
+            with np.errstate(over="ignore", invalid="ignore"):  # values that are too large become infinite
                 values = values.astype(np.float32)
         if values.shape != shape or values.dtype != np.float32 or not np.isfinite(values).all():
             raise DatasetError(

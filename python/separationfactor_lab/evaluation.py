@@ -130,7 +130,7 @@ def _evaluate_model(model, dataset, judge, images, samples, seed, advance):
     log_weights = [_batched(weigh, x, y) for _ in range(samples)]
     result["importance_weighted_nll"] = metrics.importance_weighted_nll(log_weights)
 
-    advance("classes redrawn and drawn")
+    advance("class swaps and samples")
     z = _batched(lambda x, y: model.encode(x, y)[0], x, y)
     decode = functools.partial(model.decode, seed=seed)
     # Every image is decoded as every other class.
@@ -142,7 +142,7 @@ def _evaluate_model(model, dataset, judge, images, samples, seed, advance):
     drawn = _batched(decode, noise, labels)
     result["prior_sample_accuracy"] = float(np.mean(_judged(judge, drawn) == labels))
 
-    advance("what z tells of the class")
+    advance("leakage and clusters of the class")
     add({"active_units": lambda: metrics.active_units(z)})
     add(
         {

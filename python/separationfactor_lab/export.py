@@ -24,9 +24,9 @@ class ExportError(LabError, RuntimeError):
 def export(model: ConditionalVAE, path: str | Path, format: str) -> None:
     """Exports a conditional VAE to a format that runs without this package.
 
-    The exported functions have the names and results of the model's methods. Images have the shape `(batch,
-    *image_shape)`, labels `(batch,)` and z `(batch, latent_dim)`. Labels are int32, everything else is
-    float32:
+    The exported functions have the names and results of the model's methods. The shape of images is
+    `(batch, *image_shape)`, that of labels `(batch,)` and that of z `(batch, latent_dim)`. Labels are int32.
+    Everything else is float32:
 
     | function | inputs | outputs |
     |---|---|---|

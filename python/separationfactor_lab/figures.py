@@ -125,4 +125,4 @@ def morphs(model: ConditionalVAE, pairs: Sequence[tuple[int, int]], steps: int =
     start, end = np.transpose(pairs)
     images = model.morph(start, end, steps)
     names = [f"{a} to {b}" for a, b in pairs]
-    return _grid(images, names, [""] * steps, "From class to class, at the prior's mean of z")
+    return _grid(images, names, [""] * steps, "Interpolations between classes, at the prior's mean of z")

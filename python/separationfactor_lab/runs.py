@@ -133,7 +133,9 @@ class Run:
             raise RunError(f"{self}: no epoch was finished, so {self.model_path.name} does not exist yet")
         try:
             model = keras.models.load_model(self.model_path)
-        except Exception as error:  # Keras, zipfile, h5py and json raise many types for a damaged file
+        except (
+            Exception
+        ) as error:  # a damaged file raises many kinds of errors in Keras, zipfile, h5py and json
             raise RunError(f"{self.model_path}: expected a model that Keras can load: {error}") from error
         if not isinstance(model, ConditionalVAE):
             raise RunError(f"{self.model_path}: expected a ConditionalVAE. Received: {type(model).__name__}")
@@ -243,7 +245,7 @@ def train(output: str | Path, *, resume: bool = False, verbose: Any = "auto", **
     The run's folder contains `config.json`, `history.csv`, TensorBoard events, `model.keras` and, at the end,
     the pictures of `draw`. Each file except the events is written atomically. An interrupted run resumes
     after its last complete epoch and gives the same result as an uninterrupted run. On one machine's CPU, the
-    seed determines the result bit for bit. For this, the function enables determinism of TensorFlow's ops in
+    seed determines the result bit for bit. For this, the function makes TensorFlow's ops deterministic in
     this process.
 
     With `strategy="multiworker"`, every worker calls this function with the same arguments and a folder that

@@ -25,7 +25,7 @@ single dimension whose value is the class.
 """
 
 from separationfactor_lab.metrics.arrays import UndefinedMetricError
-from separationfactor_lab.metrics.arrays import _halves as _halves
+from separationfactor_lab.metrics.arrays import _halves as _halves  # for the tests
 from separationfactor_lab.metrics.classes import (
     expected_calibration_error,
     knn_accuracy,

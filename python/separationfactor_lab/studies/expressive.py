@@ -19,7 +19,7 @@ from separationfactor_lab.studies.framework import Results, Study, Trial
 
 _EPOCHS, _QUICK_EPOCHS = 12, 1
 _BATCH = 100
-# The number of test images for the importance-weighted bound, and the samples of z for each.
+# The number of test images for the importance-weighted bound, and the number of samples of z per image.
 _IMAGES, _SAMPLES = 500, 100
 _QUICK_IMAGES, _QUICK_SAMPLES = 20, 3
 _SHOWN = 6
@@ -75,7 +75,11 @@ def measure(trial: Trial) -> dict[str, float]:
 
 
 def _drawn(model: ConditionalVAE, images: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Returns rows of images: test images, reconstructions, three class swaps and three new images each."""
+    """Returns rows of images.
+
+    The first row holds test images, the second their reconstructions. Three rows hold class swaps, and three
+    rows hold new images of the same classes.
+    """
     images, labels = images[:_SHOWN], labels[:_SHOWN]
     rows = [images, model.reconstruct(images, labels)]
     rows += [model.swap(images, (labels + step) % model.num_classes, labels) for step in (1, 2, 3)]
@@ -84,7 +88,7 @@ def _drawn(model: ConditionalVAE, images: np.ndarray, labels: np.ndarray) -> np.
 
 
 def draw(results: Results) -> Mapping[str, Figure]:
-    """Draws the bounds beside the accuracies of the class, and images of each setting's first seed."""
+    """Draws the bounds, the accuracies of the class, and images of each setting's first seed."""
     return {"bound": _draw_bound(results), "images": _draw_images(results)}
 
 

@@ -29,7 +29,7 @@ _START_K = 100
 # At inference, a trained autoencoder keeps alpha * k units, for each of these alphas.
 _ALPHAS = (1, 3)
 _REGULARIZATIONS = (0.01, 0.1, 1.0)
-# The fraction of the training images that selects the regularization.
+# The fraction of the training images that is held out to select the regularization.
 _HELD_OUT = 0.2
 _SHOWN_FILTERS = (6, 10)
 
