@@ -1,12 +1,12 @@
-"""The versions of TensorFlow and Python that are supported: `nox` builds for each and runs the tests.
+"""Builds and tests with every supported version of TensorFlow and Python.
 
-`nox -s 'tests(2.16-py3.10)'` runs one of them and `nox -k 2.16` all of one TensorFlow; Pythons that the
-machine lacks are skipped. What follows `--` goes to pytest.
+`nox -s 'tests(2.16-py3.10)'` runs one combination. `nox -k 2.16` runs all Python versions of one TensorFlow.
+Python versions that are not installed are skipped. Arguments after `--` are passed to pytest.
 """
 
 import nox
 
-# Which Pythons each TensorFlow has wheels for.
+# The Python versions for which each TensorFlow has wheels.
 WHEELS = {
     "2.16": ("3.10", "3.11", "3.12"),
     "2.17": ("3.10", "3.11", "3.12"),
@@ -29,7 +29,7 @@ nox.options.error_on_missing_interpreters = False
     ],
 )
 def tests(session, tensorflow):
-    """Builds for a TensorFlow and runs the tests."""
+    """Builds for one version of TensorFlow and runs the tests."""
     session.install(f"tensorflow-cpu=={tensorflow}.*")
     session.install(".[test]")
     session.run("python", "-m", "pytest", *session.posargs)

@@ -1,18 +1,18 @@
-"""Builds the compiled code with CMake, for the TensorFlow that the environment has.
+"""Builds the compiled code with CMake, for the TensorFlow of the environment.
 
 Environment variables:
-    SEPARATIONFACTOR_NATIVE      "off" installs without compiled code; "on" (default) builds it
-    SEPARATIONFACTOR_TENSORFLOW  the version of TensorFlow to build for, such as 2.18; without it, the one
+    SEPARATIONFACTOR_NATIVE      "on" (default) builds the compiled code; "off" installs without it
+    SEPARATIONFACTOR_TENSORFLOW  the version of TensorFlow to build for, such as 2.18; default: the version
                                  that `find_tensorflow` finds
-    SEPARATIONFACTOR_CUDA        "on" builds the kernels for a GPU or fails; "off" builds none; "auto"
-                                 (default) builds them if there are an NVIDIA driver, or CUDACXX, and a CUDA
-                                 toolkit of version 12 or newer
-    CUDACXX, CUDAHOSTCXX         nvcc, and the C++ compiler that it is to use, as CMake reads them
-    CUDAARCHS                    what nvcc compiles for, in CMake's notation, in place of the first
-                                 architecture of each generation; "native" is quick, and serves this
-                                 machine's cards alone
-    CXX, CXXFLAGS                the C++ compiler and its flags, as CMake reads them
-    MAX_JOBS                     how many files are compiled at a time
+    SEPARATIONFACTOR_CUDA        "auto" (default) builds the GPU kernels if there are an NVIDIA driver (or
+                                 CUDACXX is set) and a CUDA toolkit of version 12 or newer; "on" builds them
+                                 or fails; "off" does not build them
+    CUDACXX, CUDAHOSTCXX         nvcc and its host compiler, as read by CMake
+    CUDAARCHS                    the architectures that nvcc compiles for, in CMake's notation; default: the
+                                 first architecture of each generation; "native" compiles faster, for the
+                                 GPUs of this machine only
+    CXX, CXXFLAGS                the C++ compiler and its flags, as read by CMake
+    MAX_JOBS                     the number of files that are compiled in parallel
 """
 
 import argparse
@@ -30,7 +30,7 @@ from setuptools import Extension, find_packages, setup
 from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).resolve().parent
-# What the commands, the studies and the benchmark need.
+# The requirements of the commands, the studies and the benchmark.
 LAB = [
     "click>=8.1",
     "matplotlib>=3.7",
@@ -40,13 +40,13 @@ LAB = [
     "tensorboard>=2.16",
     "threadpoolctl",
 ]
-# The package says its version once.
+# The package is the single source of the version.
 VERSION = re.search(
     r'^__version__ = "(.+)"$', (ROOT / "python/separationfactor/__init__.py").read_text(), re.M
 )[1]
-# What is built for, and what the extras bring, where the environment has no TensorFlow of its own.
+# The version to build for, and to install with the extras, if the environment has no TensorFlow.
 DEFAULT_TENSORFLOW = "2.21"
-# What a source distribution needs beside the Python files.
+# The files of a source distribution in addition to the Python files.
 SOURCES = [
     "CMakeLists.txt",
     *(str(path.relative_to(ROOT)) for folder in ("cmake", "cc") for path in ROOT.glob(f"{folder}/**/*.*")),
@@ -59,7 +59,7 @@ if CUDA not in ("on", "off", "auto"):
 
 
 def release(version):
-    """'2.21.0' -> '2.21': one build serves one minor version, as absl's symbols carry their version."""
+    """'2.21.0' -> '2.21': a build serves one minor version, because absl's symbols contain its version."""
     return ".".join(version.split(".")[:2])
 
 
@@ -72,7 +72,7 @@ if NAMED is not None:
         )
     NAMED = release(NAMED)
 
-# What CMake reads when it configures a folder for the first time, and keeps in the folder's cache.
+# The variables that CMake reads when it first configures a folder, and keeps in the folder's cache.
 CACHED_VARIABLES = (
     "CXX",
     "CXXFLAGS",
@@ -88,7 +88,7 @@ CACHED_VARIABLES = (
     "CMAKE_CXX_COMPILER_LAUNCHER",
     "CMAKE_TOOLCHAIN_FILE",
 )
-# What it looks for where no variable names a compiler.
+# The compilers that CMake searches for if no variable names one.
 COMPILERS = ("c++", "g++", "clang++")
 NVCC = ("nvcc", "/usr/local/cuda/bin/nvcc")
 
@@ -107,51 +107,52 @@ print(json.dumps({
 
 
 def say(message):
-    """Tells the user something, on stderr: some front ends read stdout."""
+    """Prints a message to the user on stderr, because some front ends parse stdout."""
     print(f"separationfactor: {message}", file=sys.stderr, flush=True)
 
 
 def probe(command):
-    """Returns what `PROBE` prints of the TensorFlow of an interpreter, or None where it has none."""
+    """Returns the output of `PROBE` in a Python interpreter, or None if it has no TensorFlow."""
     try:
         done = subprocess.run(
             [*command, "-c", PROBE],
             capture_output=True,
             text=True,
-            cwd="/",  # an import must not find this project's own folders
+            cwd="/",  # so that imports do not find this project's folders
             env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
         )
-    except OSError:  # no such interpreter
+    except OSError:  # the interpreter does not exist
         return None
     if done.returncode == 0:
         return json.loads(done.stdout.splitlines()[-1])
-    # One that is broken does not matter where a version is named, which another environment may have.
+    # A broken TensorFlow is no error if the user named a version, because another environment may have it.
     if NAMED or "No module named 'tensorflow'" in done.stderr:
         return None
     raise SystemExit(
         f"separationfactor: the TensorFlow that {command[0]} has cannot be imported, so nothing can be built "
-        f"for it:\n{done.stderr}\nSEPARATIONFACTOR_TENSORFLOW={DEFAULT_TENSORFLOW} builds for another."
+        f"for it:\n{done.stderr}\nTo build for another version, set SEPARATIONFACTOR_TENSORFLOW, for example "
+        f"to {DEFAULT_TENSORFLOW}."
     )
 
 
 def front_end():
-    """Returns the command line and the variables of the process that runs this build, by what /proc says."""
+    """Returns the command line and the environment of the process that runs this build, from /proc."""
     parent = Path("/proc", str(os.getppid()))
     try:
         arguments, variables = (
             [os.fsdecode(word) for word in (parent / name).read_bytes().split(b"\0")[:-1]]
             for name in ("cmdline", "environ")
         )
-    except OSError:  # the process is gone, or is not ours to look into
+    except OSError:  # the process has ended, or belongs to another user
         return [], {}
     return arguments, dict(variable.split("=", 1) for variable in variables if "=" in variable)
 
 
 def uv_target(uv, arguments, variables):
-    """Returns the Python that uv installs for, or None where uv cannot tell.
+    """Returns the Python that uv installs for, or None if uv does not report it.
 
-    uv hides the user's environment: VIRTUAL_ENV is the build's own, and only uv's command line and its own
-    variables tell of the other. `uv python find` reads these as uv itself does.
+    uv hides the user's environment: VIRTUAL_ENV is the environment of the build. Only uv's command line and
+    uv's own environment variables identify the target. `uv python find` interprets them as uv does.
     """
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     parser.add_argument("-p", "--python", default=variables.get("UV_PYTHON"))
@@ -170,8 +171,8 @@ def uv_target(uv, arguments, variables):
 
 
 def environments():
-    """Yields what the environments are in which to look for TensorFlow, and how to call their Python."""
-    # pip's build isolation hides the user's TensorFlow by way of PYTHONPATH, which `-E` ignores.
+    """Yields a description of each environment to search for TensorFlow, and the command of its Python."""
+    # pip's build isolation hides the user's TensorFlow through PYTHONPATH, which `-E` ignores.
     yield "the environment of this Python", [sys.executable, "-E"]
     yield "what the build was given", [sys.executable]
     arguments, variables = front_end()
@@ -184,7 +185,7 @@ def environments():
         if folder := os.environ.get(variable):
             yield variable, [str(Path(folder, "bin", "python")), "-E"]
     if arguments[1:3] == ["-m", "build"]:
-        # It was found in PATH, or is a path from the folder where it was called.
+        # The front end's Python was found in PATH, or is a path relative to its working directory.
         called = Path("/proc", str(os.getppid()), "cwd", arguments[0])
         python = str(called) if os.sep in arguments[0] else shutil.which(arguments[0])
         yield "the environment that runs the build", [python or arguments[0], "-E"]
@@ -192,11 +193,11 @@ def environments():
 
 @functools.cache
 def find_tensorflow():
-    """Describes the TensorFlow to build for, or returns None where there is none.
+    """Describes the TensorFlow to build for, or returns None if there is none.
 
-    The first that is found counts, or the first of the version that SEPARATIONFACTOR_TENSORFLOW names: of the
-    environment whose Python builds, of what an isolated build has installed for us, and, where the front end
-    builds in an environment of its own, of the one that it builds for.
+    It is the first one found, or the first of the version that SEPARATIONFACTOR_TENSORFLOW names. The search
+    order is: the environment of the Python that runs the build; the packages that an isolated build has
+    installed; and, if the front end builds in a separate environment, the environment that it builds for.
     """
     for environment, command in environments():
         found = probe(command)
@@ -216,7 +217,7 @@ def find_tensorflow():
 
 def without_native():
     """Returns the command that installs without compiled code."""
-    # What pip or build has fetched or unpacked lies in a folder that it removes.
+    # pip and build remove the folder to which they fetched or unpacked the sources.
     fetched = any(
         part.startswith(("pip-req-build-", "pip-install-", "build-via-sdist-")) for part in ROOT.parts
     )
@@ -224,14 +225,17 @@ def without_native():
 
 
 def first(names):
-    """Returns the path of the first of several commands that there is, or None."""
+    """Returns the path of the first of these commands that exists, or None."""
     return next(filter(None, map(shutil.which, names)), None)
 
 
 def find_compiler():
-    """Fails with what is missing and the way round it, before CMake does so at length."""
+    """Fails with a short message and a workaround if there is no C++ compiler.
+
+    CMake would fail later, with a long message.
+    """
     named = os.environ.get("CXX")
-    # CXX is a path, perhaps with spaces in it, or a command with arguments.
+    # CXX is a path, which may contain spaces, or a command with arguments.
     candidates = [named, named.split()[0]] if named and named.strip() else COMPILERS
     if first(candidates) is None:
         raise SystemExit(
@@ -243,7 +247,7 @@ def find_compiler():
 
 
 def jobs():
-    """Returns how many files to compile at a time."""
+    """Returns the number of files to compile in parallel."""
     given = os.environ.get("MAX_JOBS") or str(os.cpu_count() or 1)
     if not re.fullmatch("[1-9][0-9]*", given):
         raise SystemExit(f"separationfactor: MAX_JOBS must be a positive integer. Received: {given}")
@@ -251,10 +255,10 @@ def jobs():
 
 
 def prepare(build, generator):
-    """Makes the build's folder, empty where what is in it was configured in other circumstances.
+    """Creates the build's folder, and empties it if it was configured under other circumstances.
 
-    CMake keeps what it once found in the folder's cache. The paths of ninja, CMake and pybind11 are not among
-    the circumstances: an isolated build has others every time, and setup.py passes them.
+    CMake keeps its findings in the folder's cache. The paths of ninja, CMake and pybind11 are not among the
+    circumstances: they change with every isolated build, and setup.py passes them explicitly.
     """
     circumstances = {
         "source": str(ROOT),
@@ -266,17 +270,17 @@ def prepare(build, generator):
     try:
         if json.loads(record.read_text()) == circumstances:
             return
-    except (OSError, ValueError):  # no build, or an earlier one that kept no such record
+    except (OSError, ValueError):  # there is no build, or an older one without a record
         pass
     if build.exists():
-        say(f"compiles everything anew: {build} was configured from other sources, variables or compilers")
+        say(f"recompiles everything: {build} was configured with other sources, variables or compilers")
         shutil.rmtree(build)
     build.mkdir(parents=True)
     record.write_text(json.dumps(circumstances, indent=2) + "\n")
 
 
 class CMakeBuild(build_ext):
-    """Runs CMake once for all extensions and installs what it built beside the Python files."""
+    """Runs CMake once for all extensions, and installs the results beside the Python files."""
 
     def run(self):
         if sys.platform != "linux":
@@ -286,20 +290,20 @@ class CMakeBuild(build_ext):
         tensorflow = find_tensorflow()
         if tensorflow is None:
             raise SystemExit(
-                f"separationfactor: no TensorFlow{f' {NAMED}' if NAMED else ''} to build for. Install one "
-                f"first (pip install 'tensorflow-cpu=={NAMED or DEFAULT_TENSORFLOW}.*'), or build without "
-                "--no-build-isolation."
+                f"separationfactor: no TensorFlow{f' {NAMED}' if NAMED else ''} to build for was found. "
+                f"Install it first (pip install 'tensorflow-cpu=={NAMED or DEFAULT_TENSORFLOW}.*'), or build "
+                "without --no-build-isolation."
             )
         import pybind11
 
-        # A folder of its own for each Python and TensorFlow, kept between builds: a rebuild compiles
+        # Each pair of Python and TensorFlow has a separate folder. It is kept, so a rebuild compiles only
         # what changed.
         build = ROOT / "build" / f"{sys.implementation.cache_tag}-tensorflow-{release(tensorflow['version'])}"
         destination = ROOT / "python" if self.inplace else Path(self.build_lib).resolve()
         options = [flag for flag in tensorflow["compile"] if not flag.startswith(("-I", "--std", "-std"))]
         library = next((flag[3:] for flag in tensorflow["link"] if flag.startswith("-l:")), None)
         if library is None:
-            self.linux_only(f"a TensorFlow that is linked with {' '.join(tensorflow['link'])}")
+            self.linux_only(f"a TensorFlow with the link flags {' '.join(tensorflow['link'])}")
         ninja = shutil.which("ninja")
         generator = "Ninja" if ninja else "Unix Makefiles"
         prepare(build, generator)
@@ -315,10 +319,10 @@ class CMakeBuild(build_ext):
             f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
         ]  # fmt: skip
         if ninja:
-            # Build isolation brings another ninja each time; the cache remembers the last.
+            # The path of ninja changes with every isolated build, but the cache keeps the last one.
             configure.append(f"-DCMAKE_MAKE_PROGRAM={ninja}")
-        # What does not compile is left out where the rest works without it: XLA's headers change with every
-        # TensorFlow, and nvcc may not take what it is given.
+        # Optional parts are left out if they do not compile: XLA's headers change with every TensorFlow, and
+        # nvcc may reject its input.
         attempts = [(CUDA, "ON"), (CUDA, "OFF")]
         if CUDA == "auto":
             attempts += [("failed", "ON"), ("failed", "OFF")]
@@ -330,15 +334,17 @@ class CMakeBuild(build_ext):
             except SystemExit:
                 if (cuda, xla) == attempts[-1]:
                     raise
-                self.announce("separationfactor: the build failed; trying with less", level=3)
-        # What an earlier build installed, and this one may have left out.
+                self.announce(
+                    "separationfactor: the build failed; retrying without an optional part", level=3
+                )
+        # Remove the libraries of an earlier build, because this build may have left out some of them.
         for product in (destination / "separationfactor").glob("_*.so"):
             product.unlink()
         self.cmake("--install", str(build), "--prefix", str(destination))
 
     def linux_only(self, received):
         raise SystemExit(
-            "separationfactor: the compiled code is for Linux only; to install without it, on plain "
+            "separationfactor: the compiled code is for Linux only. To install without it, on plain "
             f"TensorFlow ops: {without_native()}. Received: {received}"
         )
 
@@ -348,30 +354,32 @@ class CMakeBuild(build_ext):
         try:
             subprocess.run(command, check=True)
         except FileNotFoundError:
-            raise SystemExit("separationfactor: CMake was not found: pip install cmake") from None
+            raise SystemExit(
+                "separationfactor: CMake was not found. To install it: pip install cmake"
+            ) from None
         except subprocess.CalledProcessError as error:
             raise SystemExit(
-                f"separationfactor: the build failed (exit status {error.returncode}); the compiler's "
-                "messages stand above. To install without compiled code, on plain TensorFlow ops:\n\n"
+                f"separationfactor: the build failed (exit status {error.returncode}). The compiler's "
+                "messages are above. To install without compiled code, on plain TensorFlow ops:\n\n"
                 f"    {without_native()}\n"
             ) from None
 
     def get_outputs(self):
-        return []  # CMake's install step places the files
+        return []  # CMake installs the files
 
     def get_output_mapping(self):
         return {}
 
 
 def tensorflow_requirements():
-    """The TensorFlow minor version to serve, and what the build needs installed for it."""
+    """Returns the minor version of TensorFlow to build for, and the build requirements for it."""
     version = NAMED or DEFAULT_TENSORFLOW
-    # What would be built for it elsewhere says so itself, before a TensorFlow is fetched.
+    # On other systems the build fails with a message, so it need not install TensorFlow first.
     if not NATIVE or sys.platform != "linux":
         return version, []
     tensorflow = find_tensorflow()
     if tensorflow is None:
-        why = "SEPARATIONFACTOR_TENSORFLOW names it" if NAMED else "no environment was found to have one"
+        why = "SEPARATIONFACTOR_TENSORFLOW names it" if NAMED else "no environment with TensorFlow was found"
         say(f"builds for TensorFlow {version}, which an isolated build installs: {why}")
         return version, [f"tensorflow-cpu=={version}.*"]
     return release(tensorflow["version"]), []
@@ -386,18 +394,18 @@ setup(
     package_data={"separationfactor": ["py.typed"]},
     ext_modules=[Extension("separationfactor_core", [], depends=SOURCES)] if NATIVE else [],
     cmdclass={"build_ext": CMakeBuild},
-    # setuptools reports these as build requirements, so an isolated build gets them installed.
+    # setuptools reports these as build requirements, so that isolated builds install them.
     setup_requires=BUILD_REQUIREMENTS,
     extras_require={
         "lab": LAB,
         "cpu": [f"tensorflow-cpu=={TENSORFLOW}.*"],
         "gpu": [f"tensorflow[and-cuda]=={TENSORFLOW}.*"],
-        # What Keras exports to ONNX with, and what runs it.
+        # For the export to ONNX, and to run the exported files.
         "onnx": ["tf2onnx>=1.16", "onnx", "onnxruntime"],
-        # Rivals of `separationfactor benchmark`.
+        # The frameworks that `separationfactor benchmark` compares with.
         "benchmark": ["torch", "jax"],
-        # The formatters are pinned, as each version formats a little differently.
-        # NVIDIA's tools are for the tests of what nvcc makes of the CUDA kernels.
+        # The formatters are pinned because their output differs between versions. NVIDIA's tools are for
+        # tests of the code that nvcc generates for the CUDA kernels.
         "test": [
             *LAB,
             "pytest>=8",

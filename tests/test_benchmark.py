@@ -201,7 +201,7 @@ def test_the_command_writes_tables_and_plots(monkeypatch, tmp_path):
         assert figure["microseconds"] > 0
     for case in CASES:
         assert str(case) in result.output
-    assert ("One row shared by threads" in result.output) == (library.ops is not None)
+    assert ("One row split among threads" in result.output) == (library.ops is not None)
     ties = [figure for figure in report["results"] if figure["case"] == str(CASES[2])]
     assert {figure["exact"] for figure in ties if figure["rival"] == "top_k + threshold"} == {False}
     assert {figure["rival"] for figure in report["results"] if figure["phase"] == "step"} >= {

@@ -332,8 +332,8 @@ COLUMNS = ["epoch", *figures.CURVES]
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        (None, "expected 1 epochs, as many as made the model. Received: 0"),
-        ([COLUMNS], "expected 1 epochs, as many as made the model. Received: 0"),
+        (None, "expected 1 epochs, as many as the model was trained for. Received: 0"),
+        ([COLUMNS], "expected 1 epochs, as many as the model was trained for. Received: 0"),
         ([COLUMNS, ["1", *"23456789"], ["2", "x"]], "cannot be read"),
         ([COLUMNS, ["1", *"2345678"]], "cannot be read"),
         ([COLUMNS, ["1", *"234567899"]], "cannot be read"),

@@ -130,10 +130,10 @@ def test_the_fingerprint_tells_data_apart(tmp_path):
         ({"x_train": np.full((12, 6, 5), 256)}, r"x_train must hold integers in \[0, 255\].*256"),
         ({"x_train": np.full((12, 6, 5), -1)}, r"x_train must hold integers in \[0, 255\].*-1"),
         ({"x_train": np.full((12, 6, 5), "a")}, "x_train must hold integers or floats.*<U1"),
-        ({"y_train": np.zeros(11, int)}, r"y_train must hold one integer for each of 12.*\(11,\)"),
+        ({"y_train": np.zeros(11, int)}, r"y_train must hold one integer for each of the 12.*\(11,\)"),
         ({"y_train": np.zeros(12)}, "y_train must hold one integer.*float64"),
         ({"y_test": np.full(5, -1)}, "y_test must not be negative. Received: -1"),
-        ({"y_test": np.full(5, 7)}, "y_train must hold .* all of y_test's.* 2 in y_train, 7 in y_test"),
+        ({"y_test": np.full(5, 7)}, "y_train must hold .* all classes of y_test.* 2 in y_train, 7 in y_test"),
         ({"y_train": np.zeros(12, int)}, "y_train must hold at least two classes"),
         # Other dtypes.
         ({"x_train": np.full((12, 6, 5), 1j)}, "x_train must hold integers or floats.*complex128"),
@@ -255,7 +255,7 @@ def with_shape(shape):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda content: b"hello", "its x_train is no array"),
+        (lambda content: b"hello", "its x_train is not an array"),
         (lambda content: content.replace(b")", b"(", 1), ""),
         (lambda content: content.replace(b"'|u1'", b"'|O' "), "Object arrays cannot be loaded"),
         (lambda content: content.replace(b"'|u1'", b"'<f3'"), ""),

@@ -153,7 +153,7 @@ def test_bernoulli_log_likelihood():
     np.testing.assert_allclose(metrics.bernoulli_log_likelihood(images, logits), [expected])
     # Far logits neither overflow nor lose what they say.
     np.testing.assert_allclose(metrics.bernoulli_log_likelihood([[1.0, 0.0]], [[-1000.0, -1000.0]]), [-1000])
-    with pytest.raises(ValueError, match="must have one shape"):
+    with pytest.raises(ValueError, match="must have the same shape"):
         metrics.bernoulli_log_likelihood(images, logits[0])
 
 
@@ -246,9 +246,9 @@ def test_clusters():
         (lambda: metrics.mig(np.ones(3), np.ones((3, 1))), "codes must have shape"),
         (lambda: metrics.mig(np.full((3, 1), np.nan), np.ones((3, 1))), "codes must be finite"),
         (lambda: metrics.mig(np.ones((3, 1)), np.ones((4, 1))), r"factors must have shape \(3, factors\)"),
-        (lambda: metrics.irs(np.eye(3), [[0, 1], [0, 2], [0, 3]]), "a constant one in column 0"),
-        (lambda: metrics.modularity(np.eye(3), [[0], [1], [2]]), "at least 2 of them"),
-        (lambda: metrics.factor_vae_score(np.eye(3), [[0], [1], [2]]), "at least 2 of them"),
+        (lambda: metrics.irs(np.eye(3), [[0, 1], [0, 2], [0, 3]]), "a constant factor in column 0"),
+        (lambda: metrics.modularity(np.eye(3), [[0], [1], [2]]), "at least 2 factors"),
+        (lambda: metrics.factor_vae_score(np.eye(3), [[0], [1], [2]]), "at least 2 factors"),
         (lambda: metrics.leakage(np.eye(3), [0.0, 1.0, 2.0]), "labels must be one integer"),
     ],
 )
@@ -437,7 +437,7 @@ def test_constants_have_no_information():
         *[
             (
                 lambda score=score: score(np.eye(4), [[0, 1], [1, 1], [0, 1], [1, 1]]),
-                "constant one in column 1",
+                "constant factor in column 1",
             )
             for score in DISENTANGLEMENT.values()
         ],

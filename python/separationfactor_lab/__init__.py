@@ -1,18 +1,19 @@
-"""The laboratory beside the library: the commands, training runs, metrics, studies and the benchmark.
+"""The laboratory beside the library: commands, training runs, metrics, studies and the benchmark.
 
-It imports the library, `separationfactor`; the library never imports it. Its requirements are the extra
-`lab`. Neither this file nor `cli` imports TensorFlow, so that help and tab completion are quick.
+This package imports the library, `separationfactor`. The library never imports this package. The extra `lab`
+lists its requirements. Neither this module nor `cli` imports TensorFlow, so that help and tab completion are
+fast.
 """
 
 import os
 
-# The modules of the extra `lab`.
+# The top-level modules of the packages in the extra `lab`.
 _REQUIRED = ("click", "matplotlib", "rich", "scipy", "sklearn", "tensorboard", "threadpoolctl")
 
 
 def main() -> None:
     """Runs the command `separationfactor`."""
-    # TensorFlow prints errors only, unless the user has set the variable.
+    # TensorFlow prints only errors, unless the user has set the variable.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     try:
         from separationfactor_lab.cli import main
@@ -32,9 +33,9 @@ def _what_to_install(name: str) -> str:
 
     try:
         (installation,) = load("separationfactor.installation")
-    except ImportError as error:  # TensorFlow is not installed either
+    except ImportError as error:  # TensorFlow is missing too
         return str(error)
     return (
-        f"separationfactor's commands need the extra `lab`, of which {name} is not installed. To install it: "
+        f"separationfactor's commands need the extra `lab`, but {name} is not installed. To install it: "
         f"{installation.command(extra='[lab]')}"
     )

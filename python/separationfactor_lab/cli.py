@@ -1,7 +1,7 @@
 """The command `separationfactor`.
 
-The arguments of the commands are declared here. What a command does is imported when it runs, so that help
-and tab completion import neither TensorFlow nor NumPy.
+This module declares the commands and their arguments. A command imports its implementation when it runs, so
+that help and tab completion import neither TensorFlow nor NumPy.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _CONTEXT = {"help_option_names": ["-h", "--help"], "show_default": True}
 @click.group(context_settings=_CONTEXT)
 @click.version_option(package_name="separationfactor")
 def main():
-    """Fused top-k masking: its benchmark, and the reference conditional VAE that uses it."""
+    """Fused top-k masking: the benchmark, and the reference conditional VAE."""
 
 
 def _default(name):
@@ -56,63 +56,63 @@ def _run_folder():
     "digits, mnist, fashion-mnist, an .npz file in the layout of Keras' mnist.npz, or a folder with MNIST's "
     "idx files.",
 )
-@_option("--epochs", "How many times to go through the training images.", type=click.IntRange(1))
-@_option("--batch-size", "Images in a training step.", type=click.IntRange(1))
-@_option("--learning-rate", "Adam's.", type=click.FloatRange(0, min_open=True))
-@_option("--seed", "Seeds weights, order and sampling: the same seed gives the same run.", type=SEED)
-@_option("--separation", "The factor of the selected class.", type=float)
-@_option("--suppression", "The factor of the other classes.", type=float)
-@_option("--k", "How many classes are selected.", type=click.IntRange(0))
-@_option("--trainable-factors", "Whether both factors are trained.", is_flag=True)
+@_option("--epochs", "Passes over the training images.", type=click.IntRange(1))
+@_option("--batch-size", "Images per training step.", type=click.IntRange(1))
+@_option("--learning-rate", "Learning rate of Adam.", type=click.FloatRange(0, min_open=True))
+@_option("--seed", "Seeds weights, image order and sampling. The same seed gives the same run.", type=SEED)
+@_option("--separation", "Factor of the selected classes.", type=float)
+@_option("--suppression", "Factor of the other classes.", type=float)
+@_option("--k", "Number of selected classes.", type=click.IntRange(0))
+@_option("--trainable-factors", "Train both factors.", is_flag=True)
 @_option(
     "--combine",
-    "Decode the sum of z and the class code, or both side by side.",
+    "Input of the decoder: the sum or the concatenation of z and the class code.",
     type=click.Choice(["add", "concat"]),
 )
 @_option(
     "--condition",
-    "The class vector in training: the label, or the classifier's output.",
+    "Class vector in training: the label or the classifier's output.",
     type=click.Choice(["label", "predicted"]),
 )
-@_option("--hard", "Whether the classifier's output becomes one-hot.", is_flag=True)
-@_option("--stop-gradient", "Whether the decoder leaves the classifier alone.", is_flag=True)
-@_option("--beta", "The weight of the KL divergence.", type=click.FloatRange(0))
+@_option("--hard", "Make the classifier's output one-hot.", is_flag=True)
+@_option("--stop-gradient", "Stop the decoder's gradient before the classifier.", is_flag=True)
+@_option("--beta", "Weight of the KL divergence.", type=click.FloatRange(0))
 @_option(
     "--posterior",
-    "A Gaussian q(z|x,y), or one with an inverse autoregressive flow on top.",
+    "q(z|x,y): a Gaussian, or a Gaussian followed by an inverse autoregressive flow.",
     type=click.Choice(["gaussian", "iaf"]),
 )
 @_option(
     "--decoder",
-    "Pixels independent given z and the class, or also predicted from those before them.",
+    "p(x|z,y): independent pixels, or pixels that also depend on the preceding pixels.",
     type=click.Choice(["convolutional", "pixelcnn"]),
 )
 @_option(
     "--implementation",
-    "The layer's implementation.",
+    "Implementation of the separation layer.",
     type=click.Choice(IMPLEMENTATIONS),
 )
 @_option(
     "--strategy",
-    "Divide each batch among this machine's devices, or among the workers that TF_CONFIG lists, each of "
-    "which runs this command; the first, or the chief, writes the files.",
+    "mirrored splits each batch among this machine's devices. multiworker splits it among the workers that "
+    "TF_CONFIG lists: run this command on each of them. The chief, or the first worker, writes the files.",
     type=click.Choice(STRATEGIES),
 )
 @_option(
     "--devices",
-    "How many devices: GPUs or, without any, parts of the CPU.  [default: all GPUs, or 2]",
+    "Number of devices for mirrored: GPUs or, without any, logical CPU devices.  [default: all GPUs, or 2]",
     type=click.IntRange(1),
 )
 @click.option("--output", required=True, type=PathType(), help="The run's folder.", show_default=False)
 @click.option(
     "--resume",
     is_flag=True,
-    help="Continue the run that is in the folder, with its options; more --epochs make it longer.",
+    help="Continue the run in the folder with its options. A larger --epochs extends it.",
 )
 @click.pass_context
 @reports_errors
 def train(context, output, resume, **options):
-    """Trains a conditional VAE and draws what it learned."""
+    """Trains a conditional VAE and draws its results."""
     given = {
         name: value
         for name, value in options.items()
@@ -130,7 +130,7 @@ def train(context, output, resume, **options):
     except distribution.StrategyError as error:
         raise click.ClickException(str(error)) from error
     if run is None:
-        return  # the chief tells of it
+        return  # the chief reports the results
 
     last = {name: values[-1] for name, values in run.history().items()}
     title = plain(f"{output} after {last['epoch']} epochs", "table.title")
@@ -154,17 +154,17 @@ def _picture(context, parameter, path):
 
 @main.command()
 @_run_folder()
-@click.option("--label", default=0, help="The class to draw.", type=click.IntRange(0))
-@click.option("--to", help="Draw the way from the class to this one instead.", type=click.IntRange(0))
+@click.option("--label", default=0, help="Class to draw.", type=click.IntRange(0))
+@click.option("--to", help="Draw the path from --label to this class instead.", type=click.IntRange(0))
 @click.option(
     "--output",
     type=PathType(dir_okay=False),
     callback=_picture,
-    help="The picture  [default: in RUN, by its labels]",
+    help="Picture file.  [default: in RUN, named after the labels]",
 )
 @reports_errors
 def traverse(run, label, to, output):
-    """Draws a class of RUN along every latent dimension, or on the way to another class."""
+    """Draws a class of RUN along every latent dimension, or the path to another class."""
     figures, files, runs = load(
         "separationfactor_lab.figures", "separationfactor_lab.files", "separationfactor_lab.runs"
     )
@@ -173,7 +173,8 @@ def traverse(run, label, to, output):
     for name, value in (("--label", label), ("--to", to)):
         if value is not None and value >= model.num_classes:
             raise click.BadParameter(
-                f"{value} is not a class of the run's, which has {model.num_classes}", param_hint=name
+                f"must be less than {model.num_classes}, the number of classes of the run. Received: {value}",
+                param_hint=name,
             )
     if to is None:
         figure, name = figures.traversals(model, label), f"traversals-{label}.png"
@@ -190,16 +191,20 @@ def traverse(run, label, to, output):
     "--format",
     required=True,
     type=click.Choice(EXPORT_FORMATS),
-    help="A folder for TensorFlow, a file of TFLite's built-in ops, or a folder of ONNX files.",
+    help="saved-model: a folder for TensorFlow. tflite: a file with TFLite's built-in ops. onnx: a folder of "
+    "ONNX files.",
     show_default=False,
 )
-@click.option("--output", type=PathType(), help="What is written  [default: in RUN, by its format]")
+@click.option(
+    "--output", type=PathType(), help="Output file or folder.  [default: in RUN, named after the format]"
+)
 @reports_errors
 def export_run(run, format, output):
-    """Writes the model of RUN for runtimes that do not have this package.
+    """Exports the model of RUN for runtimes without this package.
 
-    The functions are classify(images), encode(images, labels), decode(z, labels), reconstruct(images) and
-    swap(images, labels): signatures of a SavedModel or a TFLite file, and a file each for ONNX.
+    The exported functions are classify(images), encode(images, labels), decode(z, labels),
+    reconstruct(images) and swap(images, labels). In a SavedModel or a TFLite file, each function is a
+    signature. In ONNX, each function is a file.
     """
     export, runs = load("separationfactor_lab.export", "separationfactor_lab.runs")
     run = runs.Run(run)
@@ -213,15 +218,18 @@ def export_run(run, format, output):
 @main.command()
 @_run_folder()
 @click.option(
-    "--images", default=2000, help="Test images for what takes long, at most.", type=click.IntRange(100)
+    "--images",
+    default=2000,
+    help="Maximum number of test images for the slow metrics.",
+    type=click.IntRange(100),
 )
 @click.option(
-    "--samples", default=100, help="Samples of the importance-weighted bound.", type=click.IntRange(1)
+    "--samples", default=100, help="Samples of z for the importance-weighted bound.", type=click.IntRange(1)
 )
-@click.option("--seed", default=0, help="Seeds the choice of images and the probes.", type=SEED)
+@click.option("--seed", default=0, help="Seeds the choice of images, sampling and the probes.", type=SEED)
 @reports_errors
 def evaluate(run, images, samples, seed):
-    """Measures the model of RUN, and writes RUN/metrics.json."""
+    """Measures the model of RUN and writes RUN/metrics.json."""
     evaluation, runs = load("separationfactor_lab.evaluation", "separationfactor_lab.runs")
     console = rich.get_console()
     with console.status("") as status:
@@ -239,10 +247,10 @@ def evaluate(run, images, samples, seed):
 
 
 @main.command()
-@click.option("--json", "as_json", is_flag=True, help="As JSON, for programs.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @reports_errors
 def info(as_json):
-    """Tells how the package was built and what it runs on."""
+    """Prints how the package was built and what it runs on."""
     (library,) = load("separationfactor")
     described = library.build_info()
     if as_json:
@@ -256,18 +264,18 @@ def info(as_json):
 
 @main.group()
 def factors():
-    """Makes images whose factors are known, for train and evaluate."""
+    """Generates images with known factors, for train and evaluate."""
 
 
 def _makes_images(command):
-    """Adds the options that all data sets have, and writes the arrays that the command returns."""
+    """Adds the options that all generators share, and writes the arrays that the command returns."""
 
     @factors.command(command.__name__, help=command.__doc__)
-    @click.option("--train", default=8000, help="How many training images.", type=click.IntRange(1))
-    @click.option("--test", default=2000, help="How many test images.", type=click.IntRange(1))
-    @click.option("--seed", default=0, help="Seeds what is drawn at random.", type=SEED)
+    @click.option("--train", default=8000, help="Number of training images.", type=click.IntRange(1))
+    @click.option("--test", default=2000, help="Number of test images.", type=click.IntRange(1))
+    @click.option("--seed", default=0, help="Seeds all random choices.", type=SEED)
     @click.option(
-        "--output", required=True, type=PathType(dir_okay=False), help="The .npz file.", show_default=False
+        "--output", required=True, type=PathType(dir_okay=False), help="Output .npz file.", show_default=False
     )
     @reports_errors
     @functools.wraps(command)
@@ -276,7 +284,7 @@ def _makes_images(command):
 
         (files,) = load("separationfactor_lab.files")
         arrays = command(**options)
-        # A file, as NumPy adds a suffix to a path that has another.
+        # Pass an open file: NumPy would append .npz to a path with another suffix.
         with files.written_at_once(output) as temporary, open(temporary, "wb") as file:
             np.savez_compressed(file, **arrays)
         say(f"wrote {output}")
@@ -285,33 +293,33 @@ def _makes_images(command):
 
 
 @_makes_images
-@click.option("--source", default="digits", help="The digits, as train's --dataset takes them.")
+@click.option("--source", default="digits", help="Source of the digits, as in --dataset of train.")
 def digits(source, **options):
-    """Digits turned, scaled, shifted, sheared and made bolder by known amounts."""
+    """Digits that are rotated, scaled, shifted, sheared and thickened by known amounts."""
     data, synthetic_images = load("separationfactor_lab.data", "separationfactor_lab.synthetic_images")
     console = rich.get_console()
-    track = functools.partial(rich.progress.track, description="moving digits", console=console)
+    track = functools.partial(rich.progress.track, description="transforming digits", console=console)
     return synthetic_images.moved_digits(data.load(source), **options, track=track)
 
 
 @_makes_images
-@click.option("--size", default=28, help="Pixels a side.", type=click.IntRange(8))
+@click.option("--size", default=28, help="Side of an image in pixels.", type=click.IntRange(8))
 def sprites(**options):
-    """Squares, ellipses and hearts of known scale, orientation and place."""
+    """Squares, ellipses and hearts of known scale, orientation and position."""
     (synthetic_images,) = load("separationfactor_lab.synthetic_images")
     return synthetic_images.sprites(**options)
 
 
 @main.group()
 def study():
-    """Measures what the layers do, over many settings and seeds."""
+    """Measures the effect of the layers over many settings and seeds."""
 
 
 class _StudyCommand(click.Command):
-    """A study's command, whose help lists the study's settings."""
+    """The command of a study. Its help lists the study's settings."""
 
     def format_epilog(self, ctx, formatter):
-        """Writes the settings."""
+        """Writes the list of settings."""
         with formatter.section("Settings"):
             formatter.write_dl([(name, "") for name in _study(self.name).settings])
 
@@ -322,21 +330,23 @@ def _study(name):
 
 
 def _study_command(name, summary):
-    """Returns a study's command; all have the same options."""
+    """Returns the command of a study. All studies have the same options."""
 
     @click.command(name, cls=_StudyCommand, help=summary, short_help=summary)
     @click.option(
         "--output",
         required=True,
         type=PathType(),
-        help="The study's folder. A study that is there goes on.",
+        help="Folder of the study. An unfinished study in it is continued.",
         show_default=False,
     )
-    @click.option("--data", "source", default="digits", help="The data, as train's --dataset takes it.")
-    @click.option("--quick", is_flag=True, help="Few settings, seeds and epochs, to see it work.")
-    @click.option("--seeds", type=click.IntRange(1), help="How many seeds  [default: 5, or 2 if quick]")
-    @click.option("--jobs", type=click.IntRange(1), help="Trials at a time  [default: the cores]")
-    @click.option("--only", multiple=True, metavar="SETTING", help="Run this setting; may be repeated.")
+    @click.option("--data", "source", default="digits", help="Data set, as in --dataset of train.")
+    @click.option("--quick", is_flag=True, help="Run few settings, seeds and epochs, as a smoke test.")
+    @click.option("--seeds", type=click.IntRange(1), help="Number of seeds.  [default: 5, or 2 with --quick]")
+    @click.option(
+        "--jobs", type=click.IntRange(1), help="Number of concurrent trials.  [default: the number of cores]"
+    )
+    @click.option("--only", multiple=True, metavar="SETTING", help="Run only this setting. May be repeated.")
     @reports_errors
     def command(output, source, quick, seeds, jobs, only):
         (studies,) = load("separationfactor_lab.studies")
@@ -346,7 +356,7 @@ def _study_command(name, summary):
                 study, output, source=source, quick=quick, seeds=seeds, jobs=jobs, only=only
             )
         except KeyboardInterrupt:
-            raise click.ClickException("interrupted; the same command goes on with what is missing") from None
+            raise click.ClickException("interrupted; the same command continues the study") from None
         rich.get_console().print(studies.table(study, results))
         if study.conclude is not None:
             say(study.conclude(results))
@@ -363,15 +373,20 @@ for _name, _summary in STUDIES.items():
 
 
 @main.command()
-@click.option("--quick", is_flag=True, help="Three cases only, in under two minutes.")
-@click.option("--device", default="cpu", type=click.Choice(DEVICES), help="What computes.")
-@click.option("--only", default="", metavar="TEXT", help="Only cases whose names hold this, as '1000, 25'.")
+@click.option("--quick", is_flag=True, help="Measure only three cases, in under two minutes.")
+@click.option("--device", default="cpu", type=click.Choice(DEVICES), help="Device to measure.")
 @click.option(
-    "--output", default="benchmark", type=PathType(file_okay=False), help="Where tables and plots go."
+    "--only",
+    default="",
+    metavar="TEXT",
+    help="Measure only cases whose names contain TEXT, such as '1000, 25'.",
+)
+@click.option(
+    "--output", default="benchmark", type=PathType(file_okay=False), help="Folder for tables and plots."
 )
 @reports_errors
 def benchmark(quick, device, only, output):
-    """Times the op beside plain TensorFlow, NumPy and, where installed, PyTorch and JAX."""
+    """Times the op beside plain TensorFlow, NumPy and, if installed, PyTorch and JAX."""
     (benchmark,) = load("separationfactor_lab.benchmark")
     results = benchmark.run(output, quick, device, only)["results"]
     console = rich.get_console()

@@ -1,4 +1,4 @@
-"""Data sets of labelled images, read and checked."""
+"""Loads and validates data sets of labelled images."""
 
 from __future__ import annotations
 
@@ -28,25 +28,24 @@ _IDX_FILES = {
 
 
 class DatasetError(LabError, ValueError):
-    """A data set is missing or malformed; the message names the file and what was expected."""
+    """A data set is missing or malformed. The message names the file and what was expected."""
 
 
 class DatasetWarning(UserWarning):
-    """A data set can be read, but is probably not as its author meant it."""
+    """A data set can be read, but its values are probably wrong."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-    """Labelled images, in two parts.
+    """Labelled images in a training part and a test part.
 
     Attributes:
-        name: What it was loaded by.
+        name: The source that it was loaded from.
         x_train, x_test: float32 of shape (images, height, width, 1), with values in [0, 1].
         y_train, y_test: int32 of shape (images,), with values in [0, num_classes). There are at least two
-            classes, and no more than training images.
-        factor_names: The names of the known factors of the images, if any: see `synthetic_images`.
-            Distinct.
-        factors_train, factors_test: float32 of shape (images, factors), or `None` if there are none.
+            classes, and at most as many as training images.
+        factor_names: The distinct names of the known factors of the images, if any. See `synthetic_images`.
+        factors_train, factors_test: float32 of shape (images, factors), or `None` if no factors are known.
     """
 
     name: str
@@ -60,17 +59,17 @@ class Dataset:
 
     @property
     def num_classes(self) -> int:
-        """How many classes there are: one more than the greatest label of the training part."""
+        """The number of classes: the largest label of the training part plus 1."""
         return int(self.y_train.max()) + 1
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """The shape of an image: height, width, 1."""
+        """The shape of an image: (height, width, 1)."""
         return self.x_train.shape[1:]
 
     @property
     def fingerprint(self) -> str:
-        """A checksum of the data, by which a run recognizes the data it was started with."""
+        """A checksum of the data. A run uses it to detect that its data have changed."""
         checksum = 0
         factors = (self.factors_train, self.factors_test) if self.factor_names else ()
         for array in (self.x_train, self.y_train, self.x_test, self.y_test, *factors):
@@ -82,20 +81,22 @@ def load(source: str | Path) -> Dataset:
     """Loads a data set.
 
     Args:
-        source: "digits" (scikit-learn's 1,797 digits of 8 x 8 pixels, which need no network), "mnist" or
-            "fashion-mnist" (through `keras.datasets`), the path of an .npz file in the layout of Keras'
-            mnist.npz, perhaps with the factors of `synthetic_images`, or the path of a folder with the four
-            files of MNIST's own idx format, compressed or not. Pixels are integers in [0, 255] or
-            floats in [0, 1].
+        source: One of these:
+            "digits" for scikit-learn's 1,797 digits of 8 x 8 pixels, which need no network;
+            "mnist" or "fashion-mnist", through `keras.datasets`;
+            the path of an .npz file in the layout of Keras' mnist.npz, optionally with the factors of
+                `synthetic_images`;
+            the path of a folder with the four files of MNIST's idx format, compressed or not.
+            Pixels are integers in [0, 255] or floats in [0, 1].
 
     Returns:
         A `Dataset`.
 
     Raises:
-        DatasetError: If there is no such data set, or it is not as expected.
+        DatasetError: If the data set does not exist or is malformed.
 
     Warns:
-        DatasetWarning: If no pixel of a part is half as bright as white.
+        DatasetWarning: If no pixel of a part is at least half as bright as white.
     """
     source = str(source)
     if source == "digits":
@@ -124,18 +125,18 @@ def load(source: str | Path) -> Dataset:
         )
     if dataset.num_classes < 2 or dataset.y_test.max() >= dataset.num_classes:
         raise DatasetError(
-            f"{source}: y_train must hold at least two classes, and all of y_test's. Received: greatest "
-            f"label {dataset.y_train.max()} in y_train, {dataset.y_test.max()} in y_test"
+            f"{source}: y_train must hold at least two classes, and all classes of y_test. "
+            f"Received: greatest label {dataset.y_train.max()} in y_train, {dataset.y_test.max()} in y_test"
         )
     _warn_of_dark_images(dataset, arrays)
     return dataset
 
 
 def _warn_of_dark_images(dataset: Dataset, arrays: dict[str, np.ndarray]) -> None:
-    """Warns, once, if no pixel of a part is half as bright as white.
+    """Warns once if no pixel of a part is at least half as bright as white.
 
     Pixels of fewer than 8 bits (0/1, 0..16, 0..127) and percentages stay below half of 255. Images that are
-    meant to be so dark are rare, and a warning costs them nothing.
+    intentionally this dark are rare, and for them the warning is harmless.
     """
     for part in ("train", "test"):
         if getattr(dataset, f"x_{part}").max() < 0.5:
@@ -152,11 +153,12 @@ def _warn_of_dark_images(dataset: Dataset, arrays: dict[str, np.ndarray]) -> Non
 
 @contextlib.contextmanager
 def _reading(path: str | Path, expected: str) -> Iterator[None]:
-    """Raises a `DatasetError` for whatever goes wrong while a library reads a file of unknown content.
+    """Raises a `DatasetError` for any error of a library that reads a file of unknown content.
 
-    The libraries do not document what they raise on malformed bytes, and it is of many kinds: a `TokenError`
-    of an .npy header, a `MemoryError` of a size in one, a `RuntimeError` of an encrypted archive. Only calls
-    of them belong in this context, so that it hides no error of our own.
+    The libraries do not document which exceptions they raise on malformed bytes, and there are many: a
+    `TokenError` from an .npy header, a `MemoryError` from a size in a header, a `RuntimeError` from an
+    encrypted archive. Use this context only around calls of these libraries, so that it does not hide errors
+    of this package.
     """
     try:
         with warnings.catch_warnings():
@@ -170,7 +172,7 @@ def _reading(path: str | Path, expected: str) -> Iterator[None]:
 
 
 def _check_fits(path: str | Path, size: int) -> None:
-    """Raises if data do not fit into this machine's memory, as a damaged or hostile header may have it."""
+    """Raises if the data exceed this machine's memory, as they may with a damaged or malicious header."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if size > memory:
         raise DatasetError(
@@ -192,32 +194,32 @@ def _digits() -> dict[str, np.ndarray]:
 
 
 def _from_keras(name: str) -> dict[str, np.ndarray]:
-    import keras  # and with it TensorFlow, which nothing else here needs
+    import keras  # imports TensorFlow, which nothing else in this module needs
 
     module = {"mnist": keras.datasets.mnist, "fashion-mnist": keras.datasets.fashion_mnist}[name]
     try:
         (x_train, y_train), (x_test, y_test) = module.load_data()
     except Exception as error:  # keras.utils.get_file raises a bare Exception
         raise DatasetError(
-            f"{name}: Keras could not download it ({error}). With no network, use --dataset digits, which "
-            f"needs none, or give the path of {_NPZ}, or of a folder with MNIST's idx files."
+            f"{name}: Keras could not download it ({error}). Without a network, use --dataset digits, or the "
+            f"path of {_NPZ}, or the path of a folder with MNIST's idx files."
         ) from error
     return {"x_train": x_train, "y_train": y_train, "x_test": x_test, "y_test": y_test}
 
 
 def _npz(path: str) -> dict[str, np.ndarray]:
-    # Opened here, as `np.load` leaves open what proves to be no archive.
+    # Opened here because `np.load` does not close a file that is not an archive.
     with _reading(path, _NPZ), open(path, "rb") as stream:
         file = np.load(stream, allow_pickle=False)
         if not isinstance(file, np.lib.npyio.NpzFile):
-            raise ValueError("it holds one array, without a name")
+            raise ValueError("it holds a single unnamed array")
         with file:
             found = list(file.files)
             _check_fits(path, sum(member.file_size for member in file.zip.infolist()))
             arrays = {key: file[key] for key in (*_IDX_FILES, *_FACTORS) if key in found}
         for key, array in arrays.items():
-            if not isinstance(array, np.ndarray):  # but the bytes of a member that is no .npy file
-                raise ValueError(f"its {key} is no array")
+            if not isinstance(array, np.ndarray):  # bytes, because the member is not an .npy file
+                raise ValueError(f"its {key} is not an array")
             if found.count(key) > 1:
                 raise ValueError(f"it holds {key} {found.count(key)} times")
     missing = [key for key in _IDX_FILES if key not in arrays]
@@ -229,12 +231,15 @@ def _npz(path: str) -> dict[str, np.ndarray]:
 
 
 def _idx(folder: Path, name: str) -> np.ndarray:
-    """Reads one file of the format on http://yann.lecun.com/exdb/mnist: unsigned bytes, big-endian sizes."""
+    """Reads a file of the idx format: unsigned bytes with big-endian sizes.
+
+    The format is described on http://yann.lecun.com/exdb/mnist.
+    """
     candidates = [folder / name, folder / f"{name}.gz"]
     path = next(filter(os.path.isfile, candidates), None)
     if path is None:
         raise DatasetError(
-            f"{folder}: expected the idx files {', '.join(_IDX_FILES.values())}, each perhaps with .gz. "
+            f"{folder}: expected the idx files {', '.join(_IDX_FILES.values())}, each optionally with .gz. "
             f"Missing: {name}"
         )
     rank = 3 if "images" in name else 1
@@ -244,7 +249,7 @@ def _idx(folder: Path, name: str) -> np.ndarray:
         header = file.read(4 + 4 * rank)
         if header[:4] != magic or len(header) < 4 + 4 * rank:
             raise DatasetError(f"{path}: expected {expected}. Received: {header.hex(' ')}")
-        # As Python's integers, whose product does not wrap.
+        # As Python integers, whose product cannot overflow.
         shape = tuple(np.frombuffer(header, ">u4", rank, offset=4).tolist())
         size = math.prod(shape)
         _check_fits(path, size)
@@ -258,23 +263,25 @@ def _idx(folder: Path, name: str) -> np.ndarray:
 
 
 def _factors(arrays: dict[str, np.ndarray], source: str) -> dict[str, np.ndarray | tuple[str, ...]]:
-    """Returns the arrays of factors, or nothing where there are none."""
+    """Returns the arrays of factors, or an empty dict if the data set has none."""
     if not any(key in arrays for key in _FACTORS):
         return {}
     missing = [key for key in _FACTORS if key not in arrays]
     if missing:
-        raise DatasetError(f"{source}: factors come as {', '.join(_FACTORS)}. Missing: {', '.join(missing)}")
+        raise DatasetError(
+            f"{source}: expected all or none of {', '.join(_FACTORS)}. Missing: {', '.join(missing)}"
+        )
     names = np.atleast_1d(arrays["factor_names"])
     factors = {}
     for part in ("train", "test"):
         values, shape = arrays[f"factors_{part}"], (len(arrays[f"x_{part}"]), len(names))
         given = f"{values.dtype} of shape {values.shape}"
         if values.shape == shape and values.dtype.kind in "iuf":
-            with np.errstate(over="ignore", invalid="ignore"):  # what is too great becomes infinite
+            with np.errstate(over="ignore", invalid="ignore"):  # values that are too large become infinite
                 values = values.astype(np.float32)
         if values.shape != shape or values.dtype != np.float32 or not np.isfinite(values).all():
             raise DatasetError(
-                f"{source}: factors_{part} must hold finite numbers of shape {shape}, by image and factor, "
+                f"{source}: factors_{part} must hold finite numbers of shape {shape}, (images, factors), "
                 f"in float32's range. Received: {given}"
             )
         factors[f"factors_{part}"] = values
@@ -285,7 +292,7 @@ def _factor_names(names: np.ndarray, source: str) -> tuple[str, ...]:
     expected = "factor_names must hold distinct strings of printable characters, at least one, on one axis"
     if names.ndim != 1 or names.dtype.kind != "U":
         raise DatasetError(f"{source}: {expected}. Received: {names.dtype} of shape {names.shape}")
-    with _reading(source, expected):  # four bytes need not be a character
+    with _reading(source, expected):  # NumPy accepts four bytes that are not a valid character
         listed = tuple(names.tolist())
     printable = {name for name in listed if name and name.isprintable()}
     if not listed or len(printable) < len(listed):
@@ -320,15 +327,15 @@ def _images(images: np.ndarray, where: str) -> np.ndarray:
 def _labels(labels: np.ndarray, where: str, count: int, most_classes: int) -> np.ndarray:
     if labels.shape != (count,) or labels.dtype.kind not in "iu":
         raise DatasetError(
-            f"{where} must hold one integer for each of {count} images. "
+            f"{where} must hold one integer for each of the {count} images. "
             f"Received: {labels.dtype} of shape {labels.shape}"
         )
     if labels.min() < 0:
         raise DatasetError(f"{where} must not be negative. Received: {labels.min()}")
-    # A greater one is no class's, and the memory that a model needs grows with the greatest.
+    # A larger label would add classes without images, and the memory of a model grows with the largest label.
     if labels.max() >= most_classes:
         raise DatasetError(
-            f"{where} must be less than {most_classes}, as there are no more classes than training images. "
+            f"{where} must be less than {most_classes}: there can be no more classes than training images. "
             f"Received: greatest label {labels.max()}"
         )
     return labels.astype(np.int32)

@@ -1,8 +1,8 @@
-"""The base of the errors that a user can mend."""
+"""The base class of errors that the user can fix."""
 
 
 class LabError(Exception):
-    """What was asked for cannot be done. The message names the cause and what was expected.
+    """A request cannot be fulfilled. The message names the cause and what was expected.
 
-    The commands print the message as one line, without a traceback.
+    The commands print the message in one line, without a traceback.
     """

@@ -1,4 +1,4 @@
-"""Everything that `separationfactor_lab.metrics` can say of a trained model and of a run."""
+"""Computes all metrics of `separationfactor_lab.metrics` for a trained model and for a run."""
 
 from __future__ import annotations
 
@@ -24,8 +24,9 @@ _BATCH = 500
 def train_judge(dataset: Dataset, seed: int = 0, epochs: int = 15) -> keras.Model:
     """Returns a small convolutional classifier, trained on the training part.
 
-    It has seen no image that a model has drawn, so it may judge what class those show. Its own accuracy on
-    the test part is the ceiling for images as hard to tell as real ones; a model's may be easier.
+    It predicts the class that generated images show. It is trained on real images only, so it is independent
+    of the model that it judges. Its accuracy on the test part is the upper limit for generated images that
+    are as hard to classify as real images. Generated images may be easier.
     """
     keras.utils.set_random_seed(seed)
     layers = [
@@ -46,7 +47,7 @@ def train_judge(dataset: Dataset, seed: int = 0, epochs: int = 15) -> keras.Mode
 
 
 def judge_of(folder: str | Path, dataset: Dataset, seed: int = 0, epochs: int = 15) -> keras.Model:
-    """Returns the judge that is kept in a folder; the first time it is trained."""
+    """Returns the judge stored in a folder, after training and storing it if there is none."""
     path = Path(folder) / "judge.keras"
     if path.exists():
         return keras.models.load_model(path)
@@ -68,31 +69,34 @@ def evaluate_model(
 ) -> dict[str, Any]:
     """Returns all metrics of a model on the test part.
 
-    z is the mean of q(z | x, y), with y the image's label, in class swaps and where its leakage of the class
-    is probed. The code that silhouette, neighbours and disentanglement are measured on comes from the image
-    alone: y is the classifier's output, and the code what the decoder is given, z + S(y) or z beside S(y).
+    For class swaps and class leakage, z is the mean of q(z | x, y), where y is the label of the image. The
+    code for the silhouette, nearest neighbours and disentanglement is computed from the image alone: y is the
+    output of the classifier, and the code is the input of the decoder, the sum or the concatenation of z and
+    S(y).
 
-    The class is measured as a factor in two ways, for the reasons given in `metrics`: names
-    in `_one_vs_rest` are of the code, with each class as a factor of its own (which are not independent, as
-    most of these measures suppose), and names in `_collapsed` are of z beside the argmax of y, with the class
-    as the only factor. If the data set has ground-truth factors, names in `_factors` are of the code on the
-    class, as one factor, and on those. Factors that are constant on the images that serve are left out.
+    The class is measured as a factor in two ways; `metrics` gives the reasons. Names that end in
+    `_one_vs_rest` use the code and treat each class as a separate factor. These factors are not independent,
+    although most of the metrics assume it. Names that end in `_collapsed` use z and the argmax of y as the
+    code, with the class as the only factor. If the data set has ground-truth factors, names that end in
+    `_factors` use the code with the class and the ground-truth factors. Factors that are constant on the
+    selected images are left out.
 
     Args:
         model: The model.
-        dataset: The data it was trained on.
-        judge: What `train_judge` returns.
-        images: How many test images serve, at most, for what takes long: all but the ELBO and accuracies.
-        samples: Of z, an image, for the importance-weighted bound.
-        seed: Of the images that serve, all samples of z, a PixelCNN's noise, and the halves and probes of
-            the metrics. The model's own generator is left as it is.
-        advance: Is called with the name of each part when it begins.
+        dataset: The data that the model was trained on.
+        judge: A classifier from `train_judge`.
+        images: The maximum number of test images for the slow metrics: all except the ELBO, the accuracy and
+            calibration of the classifier, and the accuracy of the judge.
+        samples: The number of samples of z per image for the importance-weighted bound.
+        seed: Seeds the choice of images, all samples of z, the noise of a PixelCNN, and the halves and probes
+            of the metrics. The state of the model's own generator does not change.
+        advance: Called with the name of each part when the part begins.
 
     Returns:
-        The metrics by name. Likelihoods are in nats an image, and those of p(x | y) at the label y, whatever
-        the model was trained on; log K more bounds -log p(x, y). A metric that the images or the model leave
-        undefined, or that is not finite, is `None`; the entry `undefined`, if there is one, holds the reasons
-        by the metrics' names.
+        The metrics by name. Likelihoods are in nats per image. They refer to p(x | y), where y is the label,
+        whatever class vector the model was trained with. Adding log K, for K classes, gives a bound on
+        -log p(x, y). A metric that is undefined for the images or the model, or that is not finite, is
+        `None`. If there are such metrics, the entry `undefined` maps their names to the reasons.
     """
     with model.drawing_from(seed):
         return _evaluate_model(model, dataset, judge, images, samples, seed, advance)
@@ -126,10 +130,10 @@ def _evaluate_model(model, dataset, judge, images, samples, seed, advance):
     log_weights = [_batched(weigh, x, y) for _ in range(samples)]
     result["importance_weighted_nll"] = metrics.importance_weighted_nll(log_weights)
 
-    advance("classes redrawn and drawn")
+    advance("class swaps and samples")
     z = _batched(lambda x, y: model.encode(x, y)[0], x, y)
     decode = functools.partial(model.decode, seed=seed)
-    # Every image as every other class.
+    # Every image is decoded as every other class.
     others = (y[:, np.newaxis] + np.arange(1, model.num_classes)) % model.num_classes
     swapped = _batched(decode, np.repeat(z, model.num_classes - 1, axis=0), others.ravel())
     result["swap_accuracy"] = float(np.mean(_judged(judge, swapped) == others.ravel()))
@@ -138,7 +142,7 @@ def _evaluate_model(model, dataset, judge, images, samples, seed, advance):
     drawn = _batched(decode, noise, labels)
     result["prior_sample_accuracy"] = float(np.mean(_judged(judge, drawn) == labels))
 
-    advance("what z tells of the class")
+    advance("leakage and clusters of the class")
     add({"active_units": lambda: metrics.active_units(z)})
     add(
         {
@@ -173,7 +177,7 @@ def _evaluate_model(model, dataset, judge, images, samples, seed, advance):
 
 
 def _of_one_dimension(code, factors, continuous, seed, suffix) -> dict[str, Callable[[], float]]:
-    """Returns the measures of whether one dimension holds a factor, to be called."""
+    """Returns functions that compute the metrics of whether one dimension encodes a factor."""
     dci = functools.cache(lambda: metrics.dci(code, factors, continuous, seed=seed))
     return {
         f"mig_{suffix}": lambda: metrics.mig(code, factors),
@@ -185,7 +189,7 @@ def _of_one_dimension(code, factors, continuous, seed, suffix) -> dict[str, Call
 
 
 def _of_several_factors(code, factors, seed, suffix) -> dict[str, Callable[[], float]]:
-    """Returns the measures that compare factors with one another, to be called."""
+    """Returns functions that compute the metrics that compare factors with each other."""
     return {
         f"modularity_{suffix}": lambda: metrics.modularity(code, factors),
         f"explicitness_{suffix}": lambda: metrics.explicitness(code, factors, seed=seed),
@@ -196,26 +200,26 @@ def _of_several_factors(code, factors, seed, suffix) -> dict[str, Callable[[], f
 
 
 def _batched(function, *arrays) -> np.ndarray:
-    """Returns what a function of a batch returns, for arrays of any length."""
+    """Applies a function to batches of the arrays, and concatenates the results."""
     starts = range(0, len(arrays[0]), _BATCH)
     return np.concatenate([function(*(array[i : i + _BATCH] for array in arrays)) for i in starts])
 
 
 def _judged(judge: keras.Model, images: np.ndarray) -> np.ndarray:
-    """Returns the class that the judge sees in each image."""
+    """Returns the class that the judge predicts for each image."""
     return _batched(judge, images).argmax(axis=1)
 
 
 def evaluate(run: Run, *, advance: Callable[[str], None] = lambda part: None, **options) -> dict[str, Any]:
-    """Measures a run's model, and writes the metrics to the run's `metrics.json`.
+    """Computes the metrics of a run's model, and writes them to the run's `metrics.json`.
 
     Args:
         run: The run.
-        advance: As for `evaluate_model`.
-        **options: `images`, `samples` and `seed`, as for `evaluate_model`.
+        advance: As in `evaluate_model`.
+        **options: `images`, `samples` and `seed`, as in `evaluate_model`.
 
     Returns:
-        What `evaluate_model` returns.
+        The result of `evaluate_model`.
 
     Raises:
         separationfactor_lab.runs.RunError: If the run has no model yet, or its data have changed.

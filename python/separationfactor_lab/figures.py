@@ -1,4 +1,4 @@
-"""Pictures of a trained `ConditionalVAE` and of its training, each a Matplotlib figure."""
+"""Matplotlib figures of a trained `ConditionalVAE` and of its training."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from matplotlib.figure import Figure
 
 from separationfactor.models import ConditionalVAE
 
-# What `training_curves` draws: titles, and columns of a run's history.csv.
+# The panels of `training_curves`: a title, and columns of a run's history.csv.
 _CURVES = (
-    ("negative ELBO (nats an image)", ["negative_elbo"]),
-    ("its terms (nats an image)", ["reconstruction", "kl"]),
+    ("negative ELBO (nats per image)", ["negative_elbo"]),
+    ("its terms (nats per image)", ["reconstruction", "kl"]),
     ("classifier accuracy", ["classifier_accuracy"]),
 )
 CURVES = tuple(f"{part}{name}" for _, names in _CURVES for name in names for part in ("", "val_"))
@@ -22,10 +22,10 @@ CURVES = tuple(f"{part}{name}" for _, names in _CURVES for name in names for par
 def _grid(
     images: np.ndarray, rows: Sequence, columns: Sequence, title: str, axis_titles: tuple[str, str] = ("", "")
 ) -> Figure:
-    """Tiles images of shape (rows, columns, height, width, 1 or 3), each row and column with its name."""
+    """Tiles images of shape (rows, columns, height, width, 1 or 3), with labels for rows and columns."""
     images = np.asarray(images)
     n_rows, n_columns, height, width = images.shape[:4]
-    # One white pixel between neighbours. Ink is dark, as on paper.
+    # Neighbouring images are one white pixel apart. Large values are drawn dark, like ink on paper.
     tiles = np.zeros((n_rows, height + 1, n_columns, width + 1, images.shape[4]))
     tiles[:, :height, :, :width] = np.moveaxis(images, 1, 2)
     tiles = tiles.reshape(n_rows * (height + 1), n_columns * (width + 1), -1)[:-1, :-1]
@@ -45,7 +45,7 @@ def _grid(
 
 
 def show_rows(axes: Axes, images: np.ndarray, rows: Sequence[str], title: str) -> None:
-    """Shows images of shape (rows, columns, height, width, 1), each row with its name, without gaps."""
+    """Shows images of shape (rows, columns, height, width, 1) without gaps, with labels for rows."""
     n_rows, _, height = images.shape[:3]
     ink = images[..., 0].swapaxes(1, 2).reshape(n_rows * height, -1)
     axes.imshow(ink, cmap="gray_r", vmin=0, vmax=1)
@@ -55,10 +55,10 @@ def show_rows(axes: Axes, images: np.ndarray, rows: Sequence[str], title: str) -
 
 
 def training_curves(history: Mapping[str, Sequence[float]]) -> Figure:
-    """Draws the negative ELBO, its two terms and the classifier's accuracy over the epochs.
+    """Draws the negative ELBO, its two terms and the classifier's accuracy by epoch.
 
     Args:
-        history: For each column of a run's history.csv, its values by epoch.
+        history: The values by epoch of each column of a run's history.csv.
     """
     epochs = history["epoch"]
     figure = Figure(figsize=(11, 3), layout="constrained")
@@ -77,7 +77,7 @@ def training_curves(history: Mapping[str, Sequence[float]]) -> Figure:
 
 
 def one_of_each_class(labels: np.ndarray, num_classes: int) -> np.ndarray:
-    """Returns the index of the first example of every class that has one."""
+    """Returns the index of the first example of every class that has examples."""
     found = [np.flatnonzero(labels == label) for label in range(num_classes)]
     return np.array([indices[0] for indices in found if indices.size])
 
@@ -89,7 +89,7 @@ def reconstructions(model: ConditionalVAE, images: np.ndarray, labels: np.ndarra
 
 
 def samples(model: ConditionalVAE, columns: int = 10, seed: int = 0) -> Figure:
-    """Draws new images, a row for each class."""
+    """Draws generated images, with one row per class."""
     labels = np.repeat(np.arange(model.num_classes), columns)
     images = np.reshape(model.generate(labels, seed=seed), (model.num_classes, columns, *model.image_shape))
     titles = ("", "class")
@@ -97,7 +97,7 @@ def samples(model: ConditionalVAE, columns: int = 10, seed: int = 0) -> Figure:
 
 
 def class_swap(model: ConditionalVAE, images: np.ndarray, labels: np.ndarray) -> Figure:
-    """Draws each image, and beside it the image redrawn as every class: z is kept, the class changed."""
+    """Draws each image beside its decodings as every class: z is kept and the class is changed."""
     count, classes = len(images), model.num_classes
     redrawn = model.swap(
         np.repeat(images, classes, axis=0),
@@ -113,7 +113,7 @@ def class_swap(model: ConditionalVAE, images: np.ndarray, labels: np.ndarray) ->
 def traversals(
     model: ConditionalVAE, label: int, values: Sequence[float] = (-3, -2, -1, 0, 1, 2, 3)
 ) -> Figure:
-    """Draws one class along every dimension of z, one at a time, about the prior's mean."""
+    """Draws one class while each dimension of z varies in turn and the others stay at the prior's mean."""
     images = model.traverse([label], values)[0]
     names = [f"z{dimension}" for dimension in range(model.latent_dim)]
     columns = [f"{value:g}" for value in values]
@@ -121,8 +121,8 @@ def traversals(
 
 
 def morphs(model: ConditionalVAE, pairs: Sequence[tuple[int, int]], steps: int = 11) -> Figure:
-    """Draws the straight way from one class's code to another's, a row for each pair of classes."""
+    """Draws linear interpolations between the codes of two classes, with one row per pair of classes."""
     start, end = np.transpose(pairs)
     images = model.morph(start, end, steps)
     names = [f"{a} to {b}" for a, b in pairs]
-    return _grid(images, names, [""] * steps, "From class to class, at the prior's mean of z")
+    return _grid(images, names, [""] * steps, "Interpolations between classes, at the prior's mean of z")

@@ -1,4 +1,4 @@
-"""Files that are written in one step: either whole, or not at all."""
+"""Writes files atomically: either completely or not at all."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from pathlib import Path
 import tensorflow as tf
 from matplotlib.figure import Figure
 
-# All that Matplotlib writes, but what needs LaTeX.
+# All formats that Matplotlib writes, except pgf, which needs LaTeX.
 SUFFIXES = tuple(f".{name}" for name in sorted(Figure().canvas.get_supported_filetypes()) if name != "pgf")
 
 
 def check_suffix(path: str | Path) -> Path:
-    """Returns the path of a picture.
+    """Returns a picture's path as a `Path`.
 
     Raises:
-        ValueError: If its suffix is not that of a format that Matplotlib writes.
+        ValueError: If Matplotlib does not write the format of the path's suffix.
     """
     path = Path(path)
     if path.suffix.lower() not in SUFFIXES:
@@ -29,10 +29,10 @@ def check_suffix(path: str | Path) -> Path:
 
 
 def make_folder(path: str | Path) -> None:
-    """Makes a folder, and those that it lies in, where there is none yet.
+    """Creates a folder and its missing parents, if the folder does not exist.
 
     Raises:
-        OSError: If it cannot be made, or a file is there.
+        OSError: If the folder cannot be created, or the path is a file.
     """
     try:
         Path(path).mkdir(parents=True, exist_ok=True)
@@ -40,7 +40,7 @@ def make_folder(path: str | Path) -> None:
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path)) from error
 
 
-# What can be in the way of a file.
+# The errors that can prevent writing a file.
 _FILE_ERRORS = (
     errno.EACCES,
     errno.EDQUOT,
@@ -56,7 +56,7 @@ _FILE_ERRORS = (
 
 @contextlib.contextmanager
 def tensorflow_writes(path: str | Path) -> Iterator[None]:
-    """Turns what TensorFlow raises where it cannot write a file into an `OSError` that names the path."""
+    """Converts TensorFlow's error for a file that cannot be written to an `OSError` that names the path."""
     try:
         yield
     except tf.errors.OpError as error:
@@ -68,14 +68,15 @@ def tensorflow_writes(path: str | Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def written_at_once(path: str | Path) -> Iterator[Path]:
-    """Yields a temporary path beside `path`, which takes its place once the block ends without an error.
+    """Yields a temporary path next to `path`, and moves it to `path` when the block ends without an error.
 
-    It becomes a file, or a folder where there is none yet. The folders that it lies in are made.
+    The block may write a file, or create a folder if `path` does not exist. Missing parent folders are
+    created.
 
     Raises:
-        OSError: If it cannot be written. The error names `path`.
+        OSError: If `path` cannot be written. The error names `path`.
     """
-    # What a link leads to is replaced, not the link; a device or a pipe is neither.
+    # A symbolic link is kept and its target is replaced. A device or a pipe must not be replaced.
     target = Path(os.path.realpath(path))
     if target.exists() and not target.is_file() and not target.is_dir():
         raise FileExistsError(errno.EEXIST, "Not a regular file", str(path))
@@ -86,11 +87,11 @@ def written_at_once(path: str | Path) -> Iterator[Path]:
             yield temporary
         os.replace(temporary, target)
     except OSError as error:
-        if error.strerror is None:  # as h5py's
+        if error.strerror is None:  # errors of h5py have no strerror
             raise OSError(f"{path}: {error}") from error
         raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
-        with contextlib.suppress(OSError):  # where nothing could be written, nothing can be removed
+        with contextlib.suppress(OSError):  # if writing failed, removal may fail too
             if temporary.is_dir():
                 shutil.rmtree(temporary)
             else:
@@ -98,10 +99,10 @@ def written_at_once(path: str | Path) -> Iterator[Path]:
 
 
 def save_figure(figure: Figure, path: str | Path) -> None:
-    """Writes a figure to a file of the path's type, in one step.
+    """Writes a figure atomically, in the format of the path's suffix.
 
     Raises:
-        ValueError: If Matplotlib has no such type.
+        ValueError: If Matplotlib does not write this format.
         OSError: If the file cannot be written.
     """
     with written_at_once(check_suffix(path)) as temporary:

@@ -1,4 +1,7 @@
-"""What the commands take: names and defaults. Imports neither TensorFlow nor NumPy, so that help is quick."""
+"""The names and defaults of the commands' options.
+
+This module imports neither TensorFlow nor NumPy, so that help is fast.
+"""
 
 from __future__ import annotations
 
@@ -7,42 +10,41 @@ from pathlib import Path
 
 from separationfactor_lab.errors import LabError
 
-# What the library has too, and says again here as it imports TensorFlow: tests compare both.
+# The library defines these too. They are repeated here because the library imports TensorFlow. Tests compare
+# both.
 IMPLEMENTATIONS = ("auto", "native", "tf")
 STRATEGIES = ("none", "mirrored", "multiworker")
 
 DATASETS = ("digits", "mnist", "fashion-mnist")
 DEVICES = ("cpu", "gpu")
 EXPORT_FORMATS = ("saved-model", "tflite", "onnx")
-# The studies, each with what it asks.
+# The studies, each with its question.
 STUDIES = {
-    "separation": (
-        "What the separation layer does to a conditional VAE's likelihood and its command of the class."
-    ),
-    "k-sparse": "What the features of k-sparse autoencoders are worth to a linear classifier.",
-    "completion": "How well the rest of a digit is predicted from one, two or three of its quadrants.",
-    "expressive": "What an inverse autoregressive flow and a PixelCNN decoder do to the reference model.",
+    "separation": "How the separation layer affects a conditional VAE's likelihood and control of the class.",
+    "k-sparse": "How useful the features of k-sparse autoencoders are to a linear classifier.",
+    "completion": "How well models predict the rest of a digit from one, two or three of its quadrants.",
+    "expressive": "How an inverse autoregressive flow and a PixelCNN decoder affect the reference model.",
 }
 
 
 class RunError(LabError, ValueError):
-    """A run folder is not as expected; the message names it and what was expected."""
+    """A run folder or an option of a run is invalid. The message names it and what was expected."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """What a run is started with.
+    """The options that a run is started with.
 
     Attributes:
-        dataset: What `separationfactor_lab.data.load` takes.
-        epochs: How many times the training part is gone through.
-        batch_size: Images in a training step.
-        learning_rate: Adam's.
+        dataset: As for `separationfactor_lab.data.load`.
+        epochs: The number of passes over the training images.
+        batch_size: Images per training step.
+        learning_rate: The learning rate of Adam.
         seed: Seeds the weights, the order of the images and the sampling of z.
         separation, suppression, k, trainable_factors, combine, condition, hard, stop_gradient, beta,
-            posterior, decoder, implementation: As `ConditionalVAE` takes them.
-        strategy, devices: As `separationfactor.distribution.make` takes them. A batch is divided among the
-            devices, or the workers.
+            posterior, decoder, implementation: As for `ConditionalVAE`.
+        strategy, devices: As for `separationfactor.distribution.make`. Each batch is split among the devices
+            or the workers.
     """
 
     dataset: str = "digits"
@@ -67,7 +69,7 @@ class Options:
 
     def __post_init__(self):
         if self.dataset not in DATASETS:
-            # A run may be continued from another working directory.
+            # An absolute path, because a run may be continued from another working directory.
             object.__setattr__(self, "dataset", str(Path(self.dataset).absolute()))
         for name in ("epochs", "batch_size"):
             if getattr(self, name) < 1:

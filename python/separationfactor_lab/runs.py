@@ -1,4 +1,4 @@
-"""Training runs of the reference model: each is a folder that can be continued, repeated and looked at."""
+"""Training runs of the reference model. Each run is a folder and can be resumed and reproduced."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from separationfactor_lab.options import Options, RunError
 
 
 def environment() -> dict[str, Any]:
-    """Returns what a run or a study was made with: the package's build, versions, the machine."""
+    """Describes the environment of a run or a study: the package's build, versions and the machine."""
     return {
         **build_info(),
         "keras": keras.version(),
@@ -36,7 +36,7 @@ class Run:
     """The folder of a run.
 
     Attributes:
-        folder: Its path.
+        folder: The path of the folder.
     """
 
     def __init__(self, folder: str | Path):
@@ -47,17 +47,17 @@ class Run:
 
     @property
     def config_path(self) -> Path:
-        """What the run was started with: options, data, model and environment."""
+        """The file with the options, data, model and environment that the run was started with."""
         return self.folder / "config.json"
 
     @property
     def history_path(self) -> Path:
-        """The metrics of each epoch."""
+        """The file with the metrics of each epoch."""
         return self.folder / "history.csv"
 
     @property
     def model_path(self) -> Path:
-        """The model, its optimizer and its seed generator after the last whole epoch."""
+        """The file with the model, its optimizer and its seed generator after the last complete epoch."""
         return self.folder / "model.keras"
 
     def exists(self) -> bool:
@@ -65,10 +65,10 @@ class Run:
         return self.config_path.is_file()
 
     def config(self) -> dict[str, Any]:
-        """Returns what the run was started with.
+        """Returns the content of config.json: the options, data, model and environment of the run.
 
         Raises:
-            RunError: If the folder holds no run.
+            RunError: If the folder contains no run.
         """
         try:
             return json.loads(self.config_path.read_text())
@@ -78,10 +78,10 @@ class Run:
             raise RunError(f"{self.config_path}: cannot be read: {error}") from error
 
     def options(self) -> Options:
-        """Returns the options the run was started with.
+        """Returns the options that the run was started with.
 
         Raises:
-            RunError: If the folder holds no run, or config.json no options.
+            RunError: If the folder contains no run, or config.json contains no valid options.
         """
         config = self.config()
         try:
@@ -90,10 +90,10 @@ class Run:
             raise RunError(f"{self.config_path}: expected a run's options: {error}") from error
 
     def history(self) -> dict[str, list[float]]:
-        """Returns, for each column of history.csv, its values by epoch.
+        """Returns the values by epoch of each column of history.csv.
 
         Raises:
-            RunError: If the file is not as it was written.
+            RunError: If the file is damaged.
         """
         rows = self._history_rows()
         return {name: [row[name] for row in rows] for name in (rows[0] if rows else ())}
@@ -111,7 +111,7 @@ class Run:
             ValueError,
             TypeError,
             csv.Error,
-        ) as error:  # no number, or more or fewer than there are columns
+        ) as error:  # a value is not a number, or a row has too many or too few values
             raise RunError(f"{self.history_path}: cannot be read: {error}") from error
         for epoch, row in enumerate(rows, 1):
             missing = [name for name in ("epoch", *figures.CURVES) if name not in row]
@@ -123,28 +123,30 @@ class Run:
         return rows
 
     def model(self) -> ConditionalVAE:
-        """Loads the model as it is after the last whole epoch.
+        """Loads the model as it was after the last complete epoch.
 
         Raises:
-            RunError: If there is none yet, or what is there is none.
+            RunError: If there is no model yet, or the file is not a `ConditionalVAE`.
         """
         self.config()
         if not self.model_path.is_file():
-            raise RunError(f"{self}: no epoch was finished, so there is no {self.model_path.name} yet")
+            raise RunError(f"{self}: no epoch was finished, so {self.model_path.name} does not exist yet")
         try:
             model = keras.models.load_model(self.model_path)
-        except Exception as error:  # whatever Keras, zipfile, h5py and json raise of a file that is broken
+        except (
+            Exception
+        ) as error:  # a damaged file raises many kinds of errors in Keras, zipfile, h5py and json
             raise RunError(f"{self.model_path}: expected a model that Keras can load: {error}") from error
         if not isinstance(model, ConditionalVAE):
             raise RunError(f"{self.model_path}: expected a ConditionalVAE. Received: {type(model).__name__}")
         return model
 
     def data(self) -> data.Dataset:
-        """Loads the data the run was started with.
+        """Loads the data that the run was started with.
 
         Raises:
-            RunError: If they are no longer the same.
-            separationfactor_lab.data.DatasetError: If they cannot be loaded.
+            RunError: If the data have changed since.
+            separationfactor_lab.data.DatasetError: If the data cannot be loaded.
         """
         config = self.config()
         try:
@@ -194,7 +196,7 @@ class _Batches(keras.utils.PyDataset):
         self._order = np.arange(len(labels))
 
     def shuffle(self, seed: int, epoch: int) -> None:
-        """Puts the images in an order that depends on the seed and the epoch alone."""
+        """Reorders the images. The order depends only on the seed and the epoch."""
         self._order = np.random.default_rng((seed, epoch)).permutation(len(self._labels))
 
     def __len__(self) -> int:
@@ -206,7 +208,7 @@ class _Batches(keras.utils.PyDataset):
 
 
 class _Shuffle(keras.callbacks.Callback):
-    """Shuffles before each epoch."""
+    """Shuffles the batches before each epoch."""
 
     def __init__(self, batches: _Batches, seed: int):
         super().__init__()
@@ -217,7 +219,7 @@ class _Shuffle(keras.callbacks.Callback):
 
 
 class _Record(keras.callbacks.Callback):
-    """After each epoch writes down its metrics, then the model."""
+    """Writes the metrics and then the model after each epoch."""
 
     def __init__(self, run: Run, rows: list[dict[str, float]]):
         super().__init__()
@@ -232,36 +234,37 @@ class _Record(keras.callbacks.Callback):
             writer = csv.DictWriter(file, self._rows[0])
             writer.writeheader()
             writer.writerows(self._rows)
-        # The model comes last: what it has been through is what counts when a run is continued.
+        # The model is written last, because a resumed run continues after the model's last epoch.
         with written_at_once(self._run.model_path) as temporary:
             self.model.save(temporary)
 
 
 def train(output: str | Path, *, resume: bool = False, verbose: Any = "auto", **options: Any) -> Run | None:
-    """Trains a `ConditionalVAE` and draws what it has learned.
+    """Trains a `ConditionalVAE` and draws its results.
 
-    The folder holds `config.json`, `history.csv`, TensorBoard events, `model.keras` and, in the end, the
-    pictures that `draw` makes. Files but the events are written in one step each. A run that was interrupted
-    goes on from its last whole epoch to the result it would have had: the seed determines a run, bit for
-    bit on one machine's CPU, for which TensorFlow's ops are made deterministic in this process.
+    The run's folder contains `config.json`, `history.csv`, TensorBoard events, `model.keras` and, at the end,
+    the pictures of `draw`. Each file except the events is written atomically. An interrupted run resumes
+    after its last complete epoch and gives the same result as an uninterrupted run. On one machine's CPU, the
+    seed determines the result bit for bit. For this, the function makes TensorFlow's ops deterministic in
+    this process.
 
-    With `strategy="multiworker"` every worker calls it alike, on a folder that all of them see. One of them,
-    the chief, writes the files.
+    With `strategy="multiworker"`, every worker calls this function with the same arguments and a folder that
+    all workers share. One worker, the chief, writes the files.
 
     Args:
-        output: The run's folder. Unless `resume`, it must be new or empty.
-        resume: Whether to continue the run that is there, which must be there then.
-        verbose: As `keras.Model.fit` takes it: 0 is silent, 1 shows progress bars, 2 a line an epoch.
-        **options: Fields of `Options`. With `resume`, those given must be the run's own, except that
-            more `epochs` make it go on for longer.
+        output: The run's folder. Unless `resume` is set, it must be new or empty.
+        resume: Whether to continue the run in the folder. The folder must then contain a run.
+        verbose: As for `keras.Model.fit`: 0 is silent, 1 shows progress bars, 2 prints a line per epoch.
+        **options: Fields of `Options`. With `resume`, the given options must equal those of the run, except
+            that `epochs` may be larger, to train for longer.
 
     Returns:
         The run, or `None` on a worker that is not the chief.
 
     Raises:
-        RunError: If the folder is not as above, or an option's value is none.
+        RunError: If the folder does not meet these conditions, or an option is invalid.
         separationfactor_lab.data.DatasetError: If the data set is missing or malformed.
-        separationfactor.distribution.StrategyError: If the devices or workers are not as the strategy needs.
+        separationfactor.distribution.StrategyError: If the devices or workers do not match the strategy.
         OSError: If a file cannot be written.
     """
     run = Run(output)
@@ -273,7 +276,7 @@ def train(output: str | Path, *, resume: bool = False, verbose: Any = "auto", **
     dataset = run.data() if run.exists() else data.load(chosen.dataset)
     with strategy.scope():
         model = run.model() if run.model_path.exists() else _new_model(chosen, dataset)
-    # Every worker has seen the folder as it was.
+    # Wait until every worker has read the folder, before the chief changes it.
     distribution.wait_for_all(strategy)
     if is_chief:
         run._start_or_continue(chosen, dataset, model)
@@ -283,7 +286,8 @@ def train(output: str | Path, *, resume: bool = False, verbose: Any = "auto", **
     rows = run._history_rows()[:epoch]
     if len(rows) < epoch:
         raise RunError(
-            f"{run.history_path}: expected {epoch} epochs, as many as made the model. Received: {len(rows)}"
+            f"{run.history_path}: expected {epoch} epochs, as many as the model was trained for. "
+            f"Received: {len(rows)}"
         )
     if epoch < chosen.epochs:
         callbacks = [_Shuffle(batches, chosen.seed)]
@@ -304,15 +308,15 @@ def train(output: str | Path, *, resume: bool = False, verbose: Any = "auto", **
                 callbacks=callbacks,
             )
     if is_chief:
-        # Pictures are drawn by a model of this process alone.
+        # The chief alone draws the pictures, so it loads a model that is not distributed.
         draw(run, model if chosen.strategy == "none" else run.model(), dataset)
-    # No worker leaves, or goes on with the run, before the chief has written all.
+    # Wait until the chief has written all files, before any worker exits or continues the run.
     distribution.wait_for_all(strategy)
     return run if is_chief else None
 
 
 def _chosen(run: Run, resume: bool, given: dict[str, Any]) -> Options:
-    """Returns the options of a run that starts, or that goes on with as many epochs as are given now."""
+    """Returns the options of a new run, or those of a resumed run with the given number of epochs."""
     if not run.exists():
         if resume:
             raise RunError(f"{run}: expected a run's folder to continue (resume), with a config.json in it")
@@ -320,14 +324,14 @@ def _chosen(run: Run, resume: bool, given: dict[str, Any]) -> Options:
             raise RunError(f"{run}: expected a new or empty folder, or a run's to continue")
         return Options(**given)
     if not resume:
-        raise RunError(f"{run}: holds a run already. Continue it (resume), or choose another folder")
+        raise RunError(f"{run}: holds a run already. Continue it (resume) or choose another folder")
     own = run.options()
     longer = dataclasses.replace(own, **given)
     for name in given:
         before, now = getattr(own, name), getattr(longer, name)
         if now != before and (name != "epochs" or now < before):
             raise RunError(
-                f"{run}: was started with {name}={before}, and is continued with that"
+                f"{run}: was started with {name}={before} and must be continued with that value"
                 f"{' or more' if name == 'epochs' else ''}. Received: {name}={now}"
             )
     return longer
@@ -354,13 +358,13 @@ def _new_model(options: Options, dataset: data.Dataset) -> ConditionalVAE:
             name="conditional_vae",
         )
     except (ValueError, RuntimeError) as error:
-        raise RunError(f"the model does not take the options: {error}") from error
+        raise RunError(f"the model rejects the options: {error}") from error
     model.compile(keras.optimizers.Adam(options.learning_rate))
     return model
 
 
 def draw(run: Run, model: ConditionalVAE, dataset: data.Dataset) -> list[Path]:
-    """Draws a run's pictures into its folder and returns their paths."""
+    """Draws a run's pictures in its folder and returns their paths."""
     shown = slice(0, 12)
     each_class = figures.one_of_each_class(dataset.y_test, dataset.num_classes)
     classes = range(dataset.num_classes)

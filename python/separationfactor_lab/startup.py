@@ -1,4 +1,4 @@
-"""Imports TensorFlow late, and without the lines that it prints while it is imported."""
+"""Imports TensorFlow late, and without the information lines that it prints during import."""
 
 from __future__ import annotations
 
@@ -15,16 +15,17 @@ from typing import Any
 
 
 def load(*modules: str) -> list[ModuleType]:
-    """Imports modules, and hides the information that TensorFlow prints while it is imported first."""
+    """Imports modules, and hides the information lines that TensorFlow prints when it is first imported."""
     is_first = "tensorflow" not in sys.modules and os.environ.get("TF_CPP_MIN_LOG_LEVEL") != "0"
     with _without_greeting() if is_first else contextlib.nullcontext():
         return [importlib.import_module(name) for name in modules]
 
 
 def quiet_start(function: Callable, *arguments: Any) -> tuple[Callable, tuple]:
-    """Returns an initializer and its arguments for a pool whose processes call the function as they start.
+    """Returns an initializer and its arguments for a process pool, whose processes call the function first.
 
-    What the function and its arguments import, TensorFlow included, is imported as `load` does it.
+    The function, its arguments and the modules that they import, including TensorFlow, are loaded as by
+    `load`.
     """
     return _start, (pickle.dumps((function, arguments)),)
 
@@ -35,7 +36,7 @@ def _start(pickled: bytes) -> None:
     function(*arguments)
 
 
-# Lines of information, and what surrounds them: `TF_CPP_MIN_LOG_LEVEL` does not hold for all of them.
+# Information lines, and the lines before and after them. `TF_CPP_MIN_LOG_LEVEL` does not hide all of them.
 _GREETING = re.compile(
     rb"I\d{4} |WARNING: All log messages before absl::InitializeLog|To enable the following"
 )
@@ -43,7 +44,7 @@ _GREETING = re.compile(
 
 @contextlib.contextmanager
 def _without_greeting() -> Iterator[None]:
-    """Holds stderr back, also that of C++ code, and then writes what is not TensorFlow's greeting."""
+    """Buffers stderr, including that of C++ code, then writes all lines except TensorFlow's greeting."""
     sys.stderr.flush()
     with tempfile.TemporaryFile() as held:
         stderr = os.dup(2)

@@ -1,8 +1,8 @@
-"""Images whose factors are known, made here: digits that are moved, and sprites that are drawn.
+"""Generates images with known factors: transformed digits, and drawn sprites.
 
-Both give what `data.load` reads from an .npz file: the arrays of Keras' mnist.npz, and with
-them `factors_train` and `factors_test`, of shape `(images, factors)`, and `factor_names`. The label is the
-class, and a discrete factor; the others are continuous. All are drawn independently of one another.
+The results have the layout that `data.load` reads from an .npz file: the arrays of Keras' mnist.npz,
+`factors_train` and `factors_test` of shape `(images, factors)`, and `factor_names`. The label is the class,
+which is a discrete factor. The other factors are continuous. All factors are drawn independently.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from scipy import ndimage
 
 from separationfactor_lab.data import Dataset
 
-# Digits: what a digit is moved by is drawn uniformly from these.
+# The ranges of the factors of digits, which are drawn uniformly.
 DIGIT_FACTORS = {
     "angle": (-30.0, 30.0),  # degrees, counterclockwise
     "scale": (0.7, 1.1),
     "shift_x": (-3.0, 3.0),  # pixels, to the right
     "shift_y": (-3.0, 3.0),  # pixels, downwards
-    "shear": (-0.4, 0.4),  # pixels to the right, for a pixel upwards
-    "thickness": (-0.4, 1.2),  # pixels added on each side of a stroke
+    "shear": (-0.4, 0.4),  # pixels to the right per pixel upwards
+    "thickness": (-0.4, 1.2),  # pixels added to each side of a stroke
 }
 
-# Sprites: their labels are indices of SHAPES, and the other factors take these values, as in dSprites.
+# The values of the factors of sprites, as in dSprites. The labels are indices of SHAPES.
 SHAPES = ("square", "ellipse", "heart")
 SPRITE_FACTORS = {
     "scale": np.linspace(0.5, 1, 6),
@@ -33,7 +33,7 @@ SPRITE_FACTORS = {
     "y": np.linspace(0, 1, 32),  # from top to bottom
 }
 
-_FINER = 4  # points a pixel and axis
+_FINER = 4  # grid points per pixel and axis
 
 
 def moved_digits(
@@ -43,17 +43,17 @@ def moved_digits(
     seed: int = 0,
     track: Callable[[Iterable], Iterable] = lambda images: images,
 ) -> dict[str, np.ndarray]:
-    """Returns digits of a data set, each scaled, sheared, turned, shifted and made bolder by known amounts.
+    """Returns digits of a data set that are scaled, sheared, rotated, shifted and thickened by known amounts.
 
-    The factors are `DIGIT_FACTORS`. Images of less than 28 pixels a side are first enlarged to 20 and framed
-    to 28, as MNIST's digits are. See `move`.
+    The factors are `DIGIT_FACTORS`; see `move`. Images with sides of fewer than 28 pixels are first enlarged
+    to 20 pixels and padded to 28, as in MNIST.
 
     Args:
         dataset: The source. Training images come from its training part, test images from its test part.
-        train: How many training images.
-        test: How many test images.
-        seed: Of the choice of images and of the factors.
-        track: Is given the images' numbers and returns them; to show progress.
+        train: The number of training images.
+        test: The number of test images.
+        seed: Seeds the choice of images and the factors.
+        track: Takes and returns an iterable of image numbers, to show progress.
     """
     generator = np.random.default_rng(seed)
     low, high = np.transpose(list(DIGIT_FACTORS.values()))
@@ -77,29 +77,29 @@ def moved_digits(
 
 
 def move(image: np.ndarray, angle=0.0, scale=1.0, shift_x=0.0, shift_y=0.0, shear=0.0, thickness=0.0):
-    """Returns a digit scaled, sheared, turned about the centre, shifted and made bolder, in this order.
+    """Returns a digit that is scaled, sheared, rotated about the centre, shifted and thickened, in order.
 
-    A digit is taken as the region of more than half of the ink, and drawn anew by the distance of every pixel
-    to the region's edge, so that thickness is in pixels of the result. Under shear, which changes distances
-    with their direction, it is so only roughly.
+    The digit is the region with more than half of the full ink. It is redrawn from the distance of every
+    pixel to the edge of the region, so thickness is in pixels of the result. With shear, which changes
+    distances depending on their direction, thickness is only approximate.
 
     Args:
-        image: In [0, 1], of shape `(height, width)`.
+        image: Array of shape `(height, width)`, with values in [0, 1].
         angle: In degrees, counterclockwise.
-        scale: How many times larger.
+        scale: The factor of enlargement.
         shift_x: In pixels, to the right.
         shift_y: In pixels, downwards.
-        shear: How many pixels to the right, for a pixel upwards.
-        thickness: How many pixels are added on each side of a stroke, or taken away where negative.
+        shear: In pixels to the right per pixel upwards.
+        thickness: The pixels added to each side of a stroke, or removed if negative.
 
     Returns:
-        An image of the same shape, in [0, 1].
+        An image of the same shape, with values in [0, 1].
     """
     return _moved(_distance(np.asarray(image)), angle, scale, shift_x, shift_y, shear, thickness)
 
 
 def _framed(image: np.ndarray) -> np.ndarray:
-    """Returns an image of at least 28 pixels a side."""
+    """Returns an image of at least 28 pixels per side."""
     if max(image.shape) >= 28:
         return image
     large = np.clip(
@@ -110,16 +110,17 @@ def _framed(image: np.ndarray) -> np.ndarray:
 
 
 def _distance(image: np.ndarray) -> np.ndarray:
-    """Returns how many pixels each point of a finer grid is within the digit; outside, it is negative."""
+    """Returns the signed distance to the edge of the digit in pixels, positive inside, on a finer grid."""
     fine = ndimage.zoom(image, _FINER, order=1, grid_mode=True, mode="grid-constant") > 0.5
-    # The edge is half a step before the first point beyond it.
+    # The edge is half a grid step before the nearest point on its other side.
     inside, outside = (ndimage.distance_transform_edt(region) for region in (fine, ~fine))
     return (np.maximum(inside - 0.5, 0) - np.maximum(outside - 0.5, 0)) / _FINER
 
 
 def _moved(distance, angle, scale, shift_x, shift_y, shear, thickness) -> np.ndarray:
     turn = np.deg2rad(angle)
-    # Of (x, y) with y downwards: counterclockwise on the page, and to the right as it goes up.
+    # For (x, y) with y downwards: rotation is counterclockwise on the page, and shear moves upper pixels to
+    # the right.
     rotation = np.array([[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]])
     forward = rotation @ np.array([[1, -shear], [0, 1]]) * scale
     height, width = (size // _FINER for size in distance.shape)
@@ -129,22 +130,22 @@ def _moved(distance, angle, scale, shift_x, shift_y, shear, thickness) -> np.nda
     columns, rows = source[0] + width / 2, source[1] + height / 2
     places = np.stack([rows, columns]) * _FINER - 0.5
     sampled = ndimage.map_coordinates(distance, places, order=1, mode="nearest")
-    # A pixel's ink falls from 1 to 0 while the edge crosses it.
+    # The ink of a pixel decreases from 1 to 0 as the edge crosses it.
     return np.clip(sampled * scale + thickness + 0.5, 0, 1)
 
 
 def sprites(train: int = 8000, test: int = 2000, size: int = 28, seed: int = 0) -> dict[str, np.ndarray]:
-    """Returns white shapes on black, in the manner of [dSprites](https://github.com/deepmind/dsprites-dataset).
+    """Returns white shapes on black, like [dSprites](https://github.com/deepmind/dsprites-dataset).
 
-    The label is the shape; the factors are `SPRITE_FACTORS`, each image a random one of their 737,280
-    combinations. A square turned by a quarter and an ellipse turned by a half look as before, so orientation
-    cannot be told in full from the image.
+    The label is the shape. The factors are `SPRITE_FACTORS`. Each image is a random one of the 737,280
+    combinations. A square rotated by 90 degrees and an ellipse rotated by 180 degrees look unchanged, so the
+    image does not fully determine the orientation.
 
     Args:
-        train: How many training images.
-        test: How many test images.
-        size: Pixels a side.
-        seed: Of the choice.
+        train: The number of training images.
+        test: The number of test images.
+        size: The side of an image in pixels.
+        seed: Seeds the choice of shapes and factors.
     """
     generator = np.random.default_rng(seed)
     arrays = {"factor_names": np.array(list(SPRITE_FACTORS))}
@@ -164,10 +165,10 @@ def draw_sprites(shape, scale, orientation, x, y, size: int = 28) -> np.ndarray:
     Args:
         shape: Indices of `SHAPES`.
         scale: 1 is a radius of a sixth of the image.
-        orientation: Radians, counterclockwise.
-        x: The centre, from 0 at the left to 1 at the right; all of the sprite is within the image.
+        orientation: In radians, counterclockwise.
+        x: The centre, from 0 at the left to 1 at the right. The whole sprite is inside the image.
         y: The centre, from 0 at the top to 1 at the bottom.
-        size: Pixels a side.
+        size: The side of an image in pixels.
     """
     shape, scale, orientation, x, y = np.broadcast_arrays(*np.atleast_1d(shape, scale, orientation, x, y))
     margin = 0.21 * size
@@ -183,7 +184,7 @@ def draw_sprites(shape, scale, orientation, x, y, size: int = 28) -> np.ndarray:
     return images
 
 
-# Whether points (u, v), v upwards, are within a shape of radius about 1.
+# Whether points (u, v), with v upwards, are inside a shape of radius about 1.
 _INSIDE = {
     "square": lambda u, v: np.maximum(np.abs(u), np.abs(v)) < 0.8,
     "ellipse": lambda u, v: u**2 + (v / 0.5) ** 2 < 1,

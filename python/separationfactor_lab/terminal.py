@@ -1,4 +1,4 @@
-"""What the commands share: how they print text, take paths and tell of errors."""
+"""Text output, path arguments and error reporting of the commands."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from rich.text import Text
 
 from separationfactor_lab.errors import LabError
 
-# Of Python, NumPy and TensorFlow, NumPy's take no more.
+# NumPy's range of seeds, the smallest among Python, NumPy and TensorFlow.
 SEED = click.IntRange(0, 2**32 - 1)
 
 
 class PathType(click.Path):
-    """A path as a command takes it: `click.Path`, but empty."""
+    """A `click.Path` that must not be empty."""
 
     def __init__(self, **options: Any):
         super().__init__(path_type=Path, **options)
@@ -34,18 +34,24 @@ class PathType(click.Path):
 
 
 def plain(text: object, style: str = "") -> Text:
-    """Returns a text that Rich prints to the letter, without markup; what its encoding lacks is escaped."""
+    """Returns text that Rich prints literally, without markup.
+
+    Characters that the terminal's encoding lacks are escaped.
+    """
     encoding = rich.get_console().encoding
     return Text(str(text).encode(encoding, "backslashreplace").decode(encoding), style)
 
 
 def say(text: object) -> None:
-    """Prints a text to the letter, in lines as long as they are."""
+    """Prints text literally, without wrapping lines."""
     rich.get_console().print(plain(text), soft_wrap=True)
 
 
 def reports_errors(command: Callable) -> Callable:
-    """Decorates a command: what a user can mend, and errors of files, become one line without a traceback."""
+    """Decorates a command: prints errors that the user can fix, and file errors, without a traceback.
+
+    The message is printed in one line.
+    """
 
     @functools.wraps(command)
     def wrapped(*args, **kwargs):
@@ -54,7 +60,7 @@ def reports_errors(command: Callable) -> Callable:
         except LabError as error:
             raise _in_one_line(str(error)) from error
         except OSError as error:
-            if error.errno == errno.EPIPE:  # who read the output has gone, as `head` does
+            if error.errno == errno.EPIPE:  # the reader of the output has closed it, as `head` does
                 raise
             raise _in_one_line(_described(error)) from error
         except KeyboardInterrupt:

@@ -1,9 +1,9 @@
-"""The op beside what else does its work: speed, exactness and memory, measured together.
+"""Benchmark of the op against its alternatives: speed, exactness and memory.
 
-Every rival of a row of the table is checked against a stable sort, then all are timed in turns: bursts of
-about ten milliseconds, the first call of each dropped, since it pays for the caches and threads that the
-rival before it left. A figure is the median of the bursts' times by call. The floor is `relu` on the same
-tensor: one read, one write.
+The result of every rival of a case is compared with that of a stable sort. Then all rivals are timed in
+turns, in bursts of about ten milliseconds. The first call of each burst is not timed, because it refills the
+caches and wakes the threads after the previous rival. A reported time is the median over bursts of the time
+per call. The floor is `relu` on the same tensor, which reads and writes each entry once.
 """
 
 from __future__ import annotations
@@ -28,28 +28,27 @@ from separationfactor_lab.files import make_folder, save_figure, written_at_once
 
 
 class DeviceError(LabError, RuntimeError):
-    """The device that is to be measured is not there, or not of use."""
+    """The requested device is missing or cannot be used."""
 
 
 class CaseError(LabError, ValueError):
-    """No case has such a name."""
+    """No case matches the given name."""
 
 
 def _check_gpu() -> None:
     if not tf.config.get_visible_devices("GPU"):
         why = (
-            "TensorFlow sees none; `nvidia-smi` tells whether the driver does"
+            "TensorFlow finds none; `nvidia-smi` shows whether the driver finds one"
             if tf.test.is_built_with_cuda()
             else "this TensorFlow was built without CUDA: pip install 'tensorflow[and-cuda]'"
         )
         raise DeviceError(f"--device gpu needs a GPU that TensorFlow can use: {why}")
     if library.why_not_cuda is not None:
         raise DeviceError(
-            f"--device gpu measures the compiled op's kernels for a GPU, and there are none: "
-            f"{library.why_not_cuda}"
+            f"--device gpu needs the compiled op's GPU kernels, but there are none: {library.why_not_cuda}"
         )
-    # The card's memory is for all.
-    with contextlib.suppress(RuntimeError):  # it is in use already
+    # By default, TensorFlow reserves the memory of the whole GPU. The other frameworks need some of it.
+    with contextlib.suppress(RuntimeError):  # the GPU is initialized already
         for gpu in tf.config.get_visible_devices("GPU"):
             tf.config.experimental.set_memory_growth(gpu, True)
 
@@ -58,23 +57,25 @@ def run(output: str | Path, quick: bool = False, device: str = "cpu", only: str 
     """Runs the benchmark with a progress bar, and writes its tables and plots.
 
     Args:
-        output: A folder for results.json, results.csv, forward.png and gradient.png.
-        quick: Whether to take fewer cases and shorter measurements: under two minutes on two cores in place
-            of under thirty.
-        device: What computes, "cpu" or "gpu".
-        only: Cases whose names do not hold this are left out and, where it is given, the training steps.
+        output: The folder for results.json, results.csv, forward.png and gradient.png.
+        quick: Whether to measure fewer cases for a shorter time: under two minutes on two cores instead of
+            under thirty.
+        device: The device to measure, "cpu" or "gpu".
+        only: Measure only the cases whose names contain this text. If it is given, training steps are not
+            measured.
 
     Returns:
-        What results.json holds: `machine`, and `results`, a list of figures. Each names its case, phase
-        ("forward", "gradient" for forward and gradient in one call, "step" for a training step), rival and
-        mode, and has the median `microseconds` of a call, whether the result was `exact`, and `peak_bytes`,
-        the memory of the device that a call holds at its peak beyond what was held before (on a GPU, for
-        what TensorFlow runs).
+        The content of results.json: a dict with `machine` and `results`. `results` is a list of dicts, each
+        with the case, the phase ("forward", "gradient" for forward and gradient in one call, or "step" for a
+        training step), the rival and the mode. Each dict also has the median time of a call in
+        `microseconds`, whether the result was `exact`, and `peak_bytes`: the peak memory of a call on the
+        device minus the memory in use before the call. On a GPU, only the rivals that TensorFlow runs have
+        `peak_bytes`.
 
     Raises:
-        AssertionError: If one of this package's implementations gives a wrong result.
-        DeviceError: If a GPU is to be measured and there is none, or the compiled op has no kernels for it.
-        CaseError: If no case's name holds `only`.
+        AssertionError: If an implementation of this package gives a wrong result.
+        DeviceError: If `device` is "gpu" and there is no GPU, or the compiled op has no kernels for it.
+        CaseError: If no case's name contains `only`.
     """
     cases = [HEADLINE[0], HEADLINE[3], HEADLINE[4]] if quick else [*HEADLINE, *MORE]
     if not (chosen := [case for case in cases if only in str(case)]):
@@ -95,7 +96,7 @@ def run(output: str | Path, quick: bool = False, device: str = "cpu", only: str 
         task = progress.add_task("", total=3 * len(chosen) + (not only))
         for case in chosen:
             progress.update(task, description=str(case))
-            # Where tensors are small, their memory is lost among the rest.
+            # The memory of small tensors cannot be distinguished from other allocations.
             is_large = case in HEADLINE and case.rows * case.n > 4_000_000
             memory = peak_memories(case) if peak_memories and is_large else {}
             progress.advance(task)
@@ -123,7 +124,7 @@ def run(output: str | Path, quick: bool = False, device: str = "cpu", only: str 
 
 
 def tables(results: list[dict[str, Any]]) -> list[Table]:
-    """Returns the tables of a benchmark's results that have rows."""
+    """Returns the non-empty tables of a benchmark's results."""
     all_tables = (
         *(report.table(results, phase) for phase in PHASES),
         report.memory_table(results),

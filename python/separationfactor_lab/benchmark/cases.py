@@ -1,4 +1,4 @@
-"""What is measured: shapes, k and distributions, and the right result of each."""
+"""The benchmark's cases (shapes, k and distributions) and their expected results."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import tensorflow as tf
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """One row of the table: which rows are masked, and how.
+    """One row of the table: the input and the arguments of the op.
 
     Attributes:
         rows, n: The shape of the tensor.
-        k: How many entries of each row are selected; the factor of the selected is 1.
-        dtype: The tensor's.
-        suppression: The factor of the others.
-        distribution: What the rows hold, a key of `DISTRIBUTIONS`.
+        k: The number of selected entries per row. Their factor is 1.
+        dtype: The dtype of the tensor.
+        suppression: The factor of the other entries.
+        distribution: The distribution of the entries, a key of `DISTRIBUTIONS`.
     """
 
     rows: int
@@ -79,7 +79,7 @@ MORE = [
 
 
 def data(case: Case) -> tuple[np.ndarray, np.ndarray]:
-    """Returns x and d_y, the same at every call."""
+    """Returns x and d_y, which are the same in every call."""
     rng = np.random.default_rng(0)
     shape = (case.rows, case.n)
     dtype = tf.as_dtype(case.dtype).as_numpy_dtype
@@ -88,7 +88,7 @@ def data(case: Case) -> tuple[np.ndarray, np.ndarray]:
 
 
 def expected(case: Case, x: np.ndarray, d_y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns y and dx by a stable sort, whose ties go to the lowest index."""
+    """Returns y and dx, computed with a stable sort. Ties go to the lowest index."""
     order = np.argsort(-x.astype(np.float64), axis=-1, kind="stable")[:, : case.k]
     selected = np.zeros(x.shape, bool)
     np.put_along_axis(selected, order, True, axis=-1)

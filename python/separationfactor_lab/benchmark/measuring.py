@@ -1,4 +1,4 @@
-"""Time, exactness and memory of every rival of a case."""
+"""Measures the time, exactness and memory of every rival of a case."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ PHASES = ("forward", "gradient")
 
 
 def _array(tensor: Any) -> np.ndarray:
-    if hasattr(tensor, "detach"):  # a torch tensor, whose bfloat16 NumPy does not know
+    if hasattr(tensor, "detach"):  # a torch tensor; NumPy does not support its bfloat16
         tensor = tensor.double().cpu()
     return np.asarray(tensor).astype(np.float64)
 
 
 def is_exact(results: Any, expected: tuple[np.ndarray, ...]) -> bool:
-    """Returns whether y, or y and dx, are the expected ones."""
+    """Returns whether y, or y and dx, equal the expected arrays."""
     results = results if isinstance(results, tuple) else (results,)
     return all(
         np.array_equal(_array(result), _array(right))
@@ -46,7 +46,7 @@ def is_exact(results: Any, expected: tuple[np.ndarray, ...]) -> bool:
 
 
 def _time_by_call(function: Callable[[], Any], calls: int, wait: Callable[[Any], None]) -> float:
-    """Returns the seconds a call takes in a burst, whose first call is not counted."""
+    """Returns the seconds per call in a burst. The first call is not timed."""
     wait(function())
     start = time.perf_counter()
     for _ in range(calls):
@@ -64,13 +64,14 @@ def measure(
     """Times functions in turns.
 
     Args:
-        functions: The functions by any key; each was called before.
-        bursts: How many bursts each gets.
-        limit: The seconds after which a slow one gets no more, once it had three.
-        waits: By key, what waits for a function's result, where a call returns before it is there.
+        functions: The functions by key. Each must have been called before.
+        bursts: The number of bursts for each function.
+        limit: The seconds after which a slow function gets no further bursts. Every function gets at least
+            three.
+        waits: By key, functions that wait for a result, for calls that return before their result is ready.
 
     Returns:
-        The median of the bursts' seconds a call, by key.
+        By key, the median over bursts of the seconds per call.
     """
     waits = {key: (waits or {}).get(key, lambda result: None) for key in functions}
     calls = {}
@@ -88,7 +89,7 @@ def measure(
 
 
 def _status(field: str) -> int:
-    """Returns a size of this process, in bytes."""
+    """Returns a size field of /proc/self/status, in bytes."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith(f"{field}:"):
             return int(line.split()[1]) * 1024
@@ -96,11 +97,14 @@ def _status(field: str) -> int:
 
 
 def peak_memory(function: Callable[[], Any]) -> int | None:
-    """Returns how many bytes a call holds at its peak beyond those before, or None if nothing tells."""
+    """Returns a call's peak memory minus the memory in use before it, in bytes.
+
+    Returns `None` if the operating system does not report it.
+    """
     function()
     gc.collect()
     try:
-        Path("/proc/self/clear_refs").write_text("5")  # the peak is now what is held now
+        Path("/proc/self/clear_refs").write_text("5")  # resets the peak to the current size
         before = _status("VmRSS")
         function()
         return max(0, _status("VmHWM") - before)
@@ -109,7 +113,7 @@ def peak_memory(function: Callable[[], Any]) -> int | None:
 
 
 def gpu_peak_memory(function: Callable[[], Any]) -> int:
-    """Returns how many bytes of a GPU's memory TensorFlow holds at a call's peak beyond those before."""
+    """Returns a call's peak memory on TensorFlow's GPU minus the memory in use before it, in bytes."""
     function()
     tf.test.experimental.sync_devices()
     gc.collect()
@@ -121,7 +125,7 @@ def gpu_peak_memory(function: Callable[[], Any]) -> int:
 
 
 def _peak_memories(case: Case) -> dict[tuple[str, str, str], int | None]:
-    """Returns the peak memory of each rival by phase, name and mode. `memory_process` is for it."""
+    """Returns the peak memory of each rival by phase, name and mode. To be called in `memory_process`."""
     x, d_y = data(case)
     return {
         (phase, rival.name, rival.mode): peak_memory(getattr(rival, phase))
@@ -133,7 +137,10 @@ def _peak_memories(case: Case) -> dict[tuple[str, str, str], int | None]:
 
 @contextlib.contextmanager
 def memory_process() -> Iterator[Callable[[Case], dict[tuple[str, str, str], int | None]]]:
-    """Yields `_peak_memories` in a process of its own, whose freed memory returns to the system at once."""
+    """Yields `_peak_memories` as a function that runs in a separate process.
+
+    In that process, freed memory is returned to the operating system immediately.
+    """
     environment = {
         "CUDA_VISIBLE_DEVICES": "-1",
         "TF_ENABLE_ONEDNN_OPTS": "0",
@@ -159,21 +166,21 @@ def measure_case(
     advance: Callable[[], None],
     device: str = "cpu",
 ) -> list[dict[str, Any]]:
-    """Measures every rival of a case, after a check of its results.
+    """Checks the results of every rival of a case, then measures the rivals.
 
     Args:
-        case: What is measured.
-        bursts: How many bursts each rival gets.
-        limit: The seconds after which a slow one gets no more, as in `measure`.
-        memory: The peak memory on a CPU, by phase, name and mode, as far as it is known.
+        case: The case to measure.
+        bursts: The number of bursts for each rival.
+        limit: The seconds after which a slow rival gets no further bursts, as in `measure`.
+        memory: Known peak memory on the CPU by phase, name and mode.
         advance: Called when a phase is done.
-        device: "cpu" or "gpu". On a GPU, a rival that has no kernel for the case is left out.
+        device: "cpu" or "gpu". On a GPU, rivals without a kernel for the case are left out.
 
     Returns:
-        A figure for each phase and rival.
+        A dict for each phase and rival.
 
     Raises:
-        AssertionError: If one of this package's implementations gives a wrong result.
+        AssertionError: If an implementation of this package gives a wrong result.
     """
     x, d_y = data(case)
     right = expected(case, x, d_y)
@@ -218,7 +225,7 @@ def measure_case(
 
 
 def training_steps(bursts: int, limit: float, advance: Callable[[], None]) -> list[dict[str, Any]]:
-    """Times a whole training step of the reference model: with the layer, and with nothing in its place."""
+    """Times a training step of the reference model, with and without the separation layer."""
     rng = np.random.default_rng(0)
     images = rng.random((100, 28, 28, 1), np.float32)
     labels = rng.integers(0, 10, 100)
@@ -241,7 +248,7 @@ def training_steps(bursts: int, limit: float, advance: Callable[[], None]) -> li
 
 
 def machine(device: str = "cpu") -> dict[str, Any]:
-    """Describes the processor, the GPU if that is measured, and the versions of what runs on it."""
+    """Describes the processor, the GPU (if `device` is "gpu") and the versions of the software."""
     processor = platform.processor()
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()

@@ -1,4 +1,4 @@
-"""The figures as tables and plots."""
+"""Tables and plots of the results."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from rich.table import Table
 
 from separationfactor_lab.benchmark.rivals import COPY, FLOOR, KERNEL, OURS, PLAIN
 
-# What is compared, and which rivals and modes may stand for it. A small call of a tf.function costs a hundred
-# microseconds whatever is in it, so forward passes are compared as called eagerly.
+# The compared groups: the rivals of each, and the modes that are considered (`None`: all). Forward passes are
+# compared as eager calls, because a call of a tf.function takes about a hundred microseconds whatever it
+# computes.
 _GROUPS = {
     FLOOR: ([FLOOR], {"forward": ["eager"], "gradient": ["function"]}),
     OURS: ([OURS], {"forward": ["eager"], "gradient": ["function"]}),
@@ -41,9 +42,9 @@ def _cases(results: list[dict[str, Any]]) -> list[str]:
 
 
 def table(results: list[dict[str, Any]], phase: str) -> Table:
-    """Lays out the best figure of each group by case, in microseconds.
+    """Returns a table of the fastest time of each group by case, in microseconds.
 
-    A figure with a ~ is of a rival whose result was not exact, as where it keeps every tie.
+    A ~ marks a rival whose result was not exact, for example because it keeps all ties.
     """
     title = {"forward": "Forward", "gradient": "Forward and gradient in one call"}[phase]
     groups = [
@@ -65,10 +66,10 @@ def table(results: list[dict[str, Any]], phase: str) -> Table:
 
 
 def memory_table(results: list[dict[str, Any]]) -> Table:
-    """Lays out each group's peak memory in forward and gradient by case, in tensors of the case's size."""
+    """Returns a table of each group's peak memory of forward and gradient, in multiples of the size of x."""
     measured = [result for result in results if result.get("peak_bytes") is not None]
     groups = [group for group in _GROUPS if group != "NumPy"]
-    layout = Table("shape, k", *groups, title="Peak memory of forward and gradient, in tensors of x's size")
+    layout = Table("shape, k", *groups, title="Peak memory of forward and gradient, in multiples of x's size")
     for case in _cases(measured):
         cells = []
         for group in groups:
@@ -80,20 +81,20 @@ def memory_table(results: list[dict[str, Any]]) -> Table:
 
 
 def threads_table(results: list[dict[str, Any]]) -> Table:
-    """Lays out the kernel's time on one row, and a copy's, by how many threads share it."""
+    """Returns a table of the times of the kernel and of a copy on one row, by number of threads."""
     found = {
         (result["case"], result["mode"], result["rival"]): f"{result['microseconds']:,.0f}"
         for result in results
         if result["rival"] in (KERNEL, COPY) and "thread" in result["mode"]
     }
-    layout = Table("shape, k", "", KERNEL, COPY, title="One row shared by threads: microseconds")
+    layout = Table("shape, k", "", KERNEL, COPY, title="One row split among threads: microseconds")
     for case, mode in dict.fromkeys(key[:2] for key in found):
         layout.add_row(case, mode, found[case, mode, KERNEL], found[case, mode, COPY])
     return layout
 
 
 def step_table(results: list[dict[str, Any]]) -> Table:
-    """Lays out the training steps' figures."""
+    """Returns a table of the times of training steps."""
     layout = Table("layer", "microseconds", title="A training step of the reference model, 100 images")
     for result in results:
         if result["phase"] == "step":
@@ -102,7 +103,7 @@ def step_table(results: list[dict[str, Any]]) -> Table:
 
 
 def plot(results: list[dict[str, Any]], phase: str) -> Figure:
-    """Draws each group's best time as a multiple of the floor's, by case."""
+    """Plots each group's fastest time by case, as a multiple of the floor's time."""
     cases = _cases(results)
     figure = Figure(figsize=(9, 0.9 + 0.42 * len(cases)), layout="constrained")
     axes = figure.add_subplot()
@@ -127,7 +128,7 @@ def plot(results: list[dict[str, Any]], phase: str) -> Figure:
     axes.set_yticks(range(len(cases)), cases)
     axes.invert_yaxis()
     axes.grid(alpha=0.3)
-    axes.set_xlabel(f"time, as a multiple of {FLOOR}'s")
+    axes.set_xlabel(f"time, as a multiple of {FLOOR}'s time")
     axes.set_title({"forward": "Forward", "gradient": "Forward and gradient"}[phase], fontsize=11)
     axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     return figure

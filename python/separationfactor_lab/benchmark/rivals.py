@@ -1,4 +1,4 @@
-"""What does the masking: this op, and what a user would take in its place."""
+"""The implementations of masking that are compared: this op and its alternatives."""
 
 from __future__ import annotations
 
@@ -21,14 +21,16 @@ TENSORFLOW_MODES = ("eager", "function", "xla")
 
 @dataclasses.dataclass(frozen=True)
 class Rival:
-    """One way to compute the masking.
+    """One implementation of masking.
 
     Attributes:
-        name, mode: What it is, and how it runs: "eager", "function", "xla", or another library's name.
+        name, mode: The implementation's name and how it runs: "eager", "function", "xla", a number of
+            threads, or the name of another library.
         forward: Computes y.
-        gradient: Computes y and dx, or None where that is not measured.
-        is_floor: Whether it only reads and writes the tensor.
-        wait: Returns once a result is there. A CPU's is when a call returns; a GPU works on meanwhile.
+        gradient: Computes y and dx, or `None` if the gradient is not measured.
+        is_floor: Whether the rival only reads and writes the tensor.
+        wait: Waits until a result is ready. A call on a CPU returns when the result is ready. A call on a GPU
+            may return earlier.
     """
 
     name: str
@@ -44,14 +46,15 @@ KERNEL, COPY = "kernel", "copy"
 
 
 def _compositions(case: Case) -> dict[str, Callable[[tf.Tensor], tf.Tensor]]:
-    """Returns what a user would write in plain TensorFlow; exact but for ties."""
+    """Returns compositions of plain TensorFlow ops that a user would write, exact except for ties."""
     k, suppression = case.k, case.suppression
 
     def mask(x, selected):
         return tf.where(selected, x, tf.zeros_like(x) if suppression == 0 else x * suppression)
 
     def threshold(x):
-        # The minimum, as XLA's fast top_k is lost on a slice of its result.
+        # The minimum instead of the last value, because a slice of the result would prevent XLA from using
+        # its fast top_k.
         values = tf.math.top_k(x, k, sorted=False).values
         return mask(x, x >= tf.reduce_min(values, axis=-1, keepdims=True))
 
@@ -73,7 +76,7 @@ def _compositions(case: Case) -> dict[str, Callable[[tf.Tensor], tf.Tensor]]:
 
 
 def _loop_over_rows(case: Case) -> Callable[[tf.Tensor], tf.Tensor]:
-    """The layer that the project began with: a loop over rows, each with sparse adds."""
+    """Returns the layer that the project started from: a loop over rows with sparse additions."""
 
     def masked(x):
         def body(row, result):
@@ -92,7 +95,7 @@ def _loop_over_rows(case: Case) -> Callable[[tf.Tensor], tf.Tensor]:
 
 
 def _tensorflow_rivals(case: Case, x: np.ndarray, d_y: np.ndarray, device: str) -> Iterator[Rival]:
-    # Where TensorFlow sees a GPU, tensors and ops are there by default.
+    # If TensorFlow finds a GPU, it places tensors and ops on the GPU by default.
     x, d_y = tf.constant(x), tf.constant(d_y)
     waits = {"wait": lambda result: tf.test.experimental.sync_devices()} if device == "gpu" else {}
 
@@ -115,7 +118,7 @@ def _tensorflow_rivals(case: Case, x: np.ndarray, d_y: np.ndarray, device: str) 
         yield rival(FLOOR, tf.nn.relu, mode, is_floor=True)
 
     def masked(implementation):
-        # Not functools.partial, in which a tf.function finds arguments to look at in each call.
+        # Not functools.partial: a tf.function inspects its arguments in every call.
         return lambda x: separate(x, case.k, 1.0, case.suppression, implementation=implementation)
 
     if library.ops is not None:
@@ -132,7 +135,7 @@ def _tensorflow_rivals(case: Case, x: np.ndarray, d_y: np.ndarray, device: str) 
 
 
 def _rivals_by_threads(case: Case, x: np.ndarray) -> Iterator[Rival]:
-    """The kernels alone, on one thread and on all, where one row is shared among them; beside a copy."""
+    """Yields the kernel and a copy on one thread and on all threads, if one row is split among threads."""
     if library.ops is None or case.rows > 1:
         return
     import separationfactor_core as core
@@ -157,7 +160,7 @@ def _rivals_by_threads(case: Case, x: np.ndarray) -> Iterator[Rival]:
 
 def _numpy_rival(case: Case, x: np.ndarray) -> Iterator[Rival]:
     if case.dtype == "bfloat16":
-        return  # NumPy sorts no type that is not its own
+        return  # NumPy sorts only its own dtypes
 
     def partition():
         threshold = np.partition(x, case.n - case.k, axis=-1)[:, case.n - case.k, np.newaxis]
@@ -196,7 +199,7 @@ def _torch_rival(case: Case, x: np.ndarray, d_y: np.ndarray, device: str) -> Ite
 
 
 def _jax_rival(case: Case, x: np.ndarray, d_y: np.ndarray, device: str) -> Iterator[Rival]:
-    # The card's memory is for all.
+    # By default, JAX reserves most of the memory of the GPU. The other frameworks need some of it.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     try:
         import jax
@@ -205,7 +208,7 @@ def _jax_rival(case: Case, x: np.ndarray, d_y: np.ndarray, device: str) -> Itera
     jax.config.update("jax_enable_x64", True)
     try:
         place = jax.devices(device)[0]
-    except RuntimeError:  # it was installed without GPU support
+    except RuntimeError:  # JAX was installed without GPU support
         return
     x, d_y = jax.device_put(x, place), jax.device_put(d_y, place)
 
@@ -238,8 +241,8 @@ def _jax_rival(case: Case, x: np.ndarray, d_y: np.ndarray, device: str) -> Itera
 
 
 def rivals(case: Case, x: np.ndarray, d_y: np.ndarray, device: str = "cpu") -> list[Rival]:
-    """Returns all that can compute a case on a device, on the case's data."""
-    # Each rival is a function of its own, which TensorFlow takes for one that is traced again and again.
+    """Returns all rivals that can compute a case on a device, bound to the case's data."""
+    # TensorFlow would warn of retracing, because each rival is a separate tf.function.
     tf.get_logger().setLevel("ERROR")
     found = [
         *_tensorflow_rivals(case, x, d_y, device),

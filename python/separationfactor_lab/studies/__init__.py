@@ -1,4 +1,7 @@
-"""Studies: what the layers do to models, measured over many settings and seeds, each by one command."""
+"""Studies of the effect of the layers on models, over many settings and seeds.
+
+Each study is one command.
+"""
 
 from separationfactor_lab.studies.completion import STUDY as COMPLETION
 from separationfactor_lab.studies.expressive import STUDY as EXPRESSIVE

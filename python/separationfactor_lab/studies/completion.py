@@ -1,4 +1,7 @@
-"""Completing digits as in Sohn, Lee and Yan: a baseline network and a conditional VAE, by quadrants seen."""
+"""Completion of digits as in Sohn, Lee and Yan: a baseline network and a conditional VAE.
+
+Each setting observes one, two or three quadrants of a digit.
+"""
 
 from __future__ import annotations
 
@@ -18,22 +21,23 @@ from separationfactor_lab.studies.framework import Results, Study, Trial
 
 _BATCH = 100
 _EPOCHS, _QUICK_EPOCHS = 60, 2
-# A model's epochs end when so many in a row have not been better on the held-out images. The best one counts.
+# Training stops after this many epochs in a row without improvement on the held-out images. The best epoch is
+# kept.
 _PATIENCE = 5
 _HELD_OUT = 0.1
-# Samples of z an image. Those of the prior seldom hit, so that their estimate takes more.
+# Samples of z per image. Samples of the prior rarely fit the image, so that estimate needs more of them.
 _MONTE_CARLO, _IMPORTANCE, _QUICK_SAMPLES = 1000, 100, 5
 _SHOWN_IMAGES, _SHOWN_SAMPLES = 8, 5
 
-# What Pyro's example gives for 60,000 digits of MNIST, by quadrants: its baseline, and what it calls Monte
-# Carlo. That is the negative ELBO, whose z come from the recognition network that has seen the answer
-# (`Trace_ELBO` with a guide of `ys`): it compares with `negative_elbo` here. Its networks are stopped on the
-# test images, ours on training images that are held out.
+# Results of Pyro's example on the 60,000 digits of MNIST, by number of quadrants: its baseline, and what it
+# calls Monte Carlo. The latter is the negative ELBO, with z from the recognition network, which sees the
+# answer (`Trace_ELBO` with a guide of `ys`). It corresponds to `negative_elbo` here. Pyro's networks are
+# early-stopped on the test images, ours on held-out training images.
 _PYRO = {1: (100.4, 71.8), 2: (61.9, 51.0), 3: (25.4, 24.2)}
 
 
 def measure(trial: Trial) -> dict[str, float]:
-    """Trains both models for a number of quadrants, and measures them on the test part."""
+    """Trains both models for a number of quadrants and measures them on the test part."""
     quadrants, test = trial.options["quadrants"], trial.dataset.x_test
     hidden_units = 50 if trial.quick else trial.options["hidden_units"]
     baseline = CompletionBaseline(trial.dataset.image_shape, quadrants, hidden_units)
@@ -65,11 +69,11 @@ def _conditional_nll(model: CompletionVAE, images: np.ndarray, samples: int, met
 
 
 class _StopError(Exception):
-    """Training is over before its epochs are."""
+    """Ends training before the last epoch."""
 
 
 def _train(trial: Trial, model: keras.Model) -> None:
-    """Trains a model until it gets no better on held-out images, and leaves it as it was at its best."""
+    """Trains a model until it stops improving on held-out images, then restores its best weights."""
     images, held_out = train_test_split(
         trial.dataset.x_train, test_size=_HELD_OUT, random_state=trial.seed, stratify=trial.dataset.y_train
     )
@@ -95,7 +99,7 @@ def _train(trial: Trial, model: keras.Model) -> None:
 
 
 def draw(results: Results) -> Mapping[str, Figure]:
-    """Draws the likelihoods beside Pyro's, and completions of the first test images."""
+    """Draws the likelihoods with those of Pyro, and completions of the first test images."""
     return {"likelihoods": _draw_likelihoods(results), "completions": _draw_completions(results)}
 
 
@@ -119,7 +123,7 @@ def _draw_likelihoods(results: Results) -> Figure:
             axes.plot([0, 1], pyro, "k*", markersize=9, label="Pyro's example, 60,000 digits of MNIST")
             axes.set_ylim(0, 1.25 * max(*means, *pyro))
             axes.legend(fontsize=7)
-    figure.supylabel("-log p(missing | observed), nats an image", fontsize=9)
+    figure.supylabel("-log p(missing | observed), nats per image", fontsize=9)
     return figure
 
 
@@ -134,7 +138,7 @@ def _draw_completions(results: Results) -> Figure:
         axes = figure.add_subplot(1, len(names), index + 1)
         labels = ["image", "baseline", *(f"sample {number + 1}" for number in range(_SHOWN_SAMPLES))]
         figures.show_rows(axes, grid, labels, name)
-        # What is missing, and so predicted in all rows but the first, is shaded.
+        # The missing pixels, which all rows but the first predict, are shaded.
         height, width = grid.shape[2:4]
         shade = np.zeros((rows, height, grid.shape[1], width, 4))
         shade[..., 2] = 1

@@ -1,4 +1,4 @@
-"""What a richer posterior, and a decoder that predicts pixels from pixels, do to the reference model."""
+"""The effect of a richer posterior and of an autoregressive decoder on the reference model."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from separationfactor_lab.studies.framework import Results, Study, Trial
 
 _EPOCHS, _QUICK_EPOCHS = 12, 1
 _BATCH = 100
-# Of the test images, and samples of z for the importance-weighted bound of each.
+# The number of test images for the importance-weighted bound, and the number of samples of z per image.
 _IMAGES, _SAMPLES = 500, 100
 _QUICK_IMAGES, _QUICK_SAMPLES = 20, 3
 _SHOWN = 6
 
 
 def prepare(dataset: Dataset, folder: Path, quick: bool) -> None:
-    """Trains the judge of what class an image shows."""
+    """Trains the judge, a classifier of the generated images."""
     evaluation.judge_of(folder, dataset, epochs=1 if quick else 15)
 
 
@@ -75,7 +75,11 @@ def measure(trial: Trial) -> dict[str, float]:
 
 
 def _drawn(model: ConditionalVAE, images: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Returns rows of images: some, as they are redrawn, as other classes, and new ones of their classes."""
+    """Returns rows of images.
+
+    The first row holds test images, the second their reconstructions. Three rows hold class swaps, and three
+    rows hold new images of the same classes.
+    """
     images, labels = images[:_SHOWN], labels[:_SHOWN]
     rows = [images, model.reconstruct(images, labels)]
     rows += [model.swap(images, (labels + step) % model.num_classes, labels) for step in (1, 2, 3)]
@@ -84,7 +88,7 @@ def _drawn(model: ConditionalVAE, images: np.ndarray, labels: np.ndarray) -> np.
 
 
 def draw(results: Results) -> Mapping[str, Figure]:
-    """Draws the bound beside the command of the class, and images of each setting's first seed."""
+    """Draws the bounds, the accuracies of the class, and images of each setting's first seed."""
     return {"bound": _draw_bound(results), "images": _draw_images(results)}
 
 
@@ -92,7 +96,7 @@ def _draw_bound(results: Results) -> Figure:
     figure = Figure(figsize=(9, 3.2), layout="constrained")
     names = results.settings()
     panels = {
-        "nats an image": ("negative_elbo", "importance_weighted_nll", "kl"),
+        "nats per image": ("negative_elbo", "importance_weighted_nll", "kl"),
         "accuracy": ("swap_accuracy", "sample_accuracy", "leakage_linear"),
     }
     for index, (title, columns) in enumerate(panels.items()):
@@ -107,7 +111,7 @@ def _draw_bound(results: Results) -> Figure:
             )
         axes.set_xticks(range(len(names)), names, fontsize=8)
         axes.set_title(title, fontsize=10)
-        axes.margins(y=0.2)  # room for the legend
+        axes.margins(y=0.2)  # space for the legend
         axes.legend(fontsize=7, loc="upper center", ncols=len(columns))
     return figure
 

@@ -1,9 +1,14 @@
-"""What all studies share: named settings, each measured with several seeds, resumed, tabulated and drawn.
+"""The framework of the studies: settings measured with several seeds, resumable, with tables and pictures.
 
-A `Study` says what is measured; `run` measures it, in processes of its own, and leaves a folder with
-`study.json` (what was run, on what), a folder for each setting and seed with its `measured.json`,
-`results.csv` with a row for each of them, `summary.csv` and `table.md` with means and standard deviations,
-the study's conclusion in `conclusion.txt`, and its pictures.
+A `Study` defines the measurements. `run` performs them in separate processes and writes a folder with these
+files:
+
+- `study.json`: the study, its data and the environment.
+- a folder for each setting and seed, with its `measured.json`.
+- `results.csv`: a row for each setting and seed.
+- `summary.csv` and `table.md`: means and standard deviations.
+- `conclusion.txt`: the study's conclusion, if it has one.
+- the study's pictures.
 """
 
 from __future__ import annotations
@@ -36,25 +41,25 @@ from separationfactor_lab.errors import LabError
 from separationfactor_lab.startup import quiet_start
 from separationfactor_lab.terminal import plain, say
 
-QUICK_NOTE = "This was a quick run, whose figures mean nothing."
+QUICK_NOTE = "This was a quick run. Its numbers are not meaningful."
 
 
 class StudyError(LabError, ValueError):
-    """A study cannot be run as asked; the message says why."""
+    """A study cannot be run as requested. The message gives the reason."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Trial:
-    """One setting with one seed: what a study's `measure` is given.
+    """One setting with one seed: the argument of a study's `measure`.
 
     Attributes:
-        setting: The setting's name.
-        options: Its options, as the study lists them.
-        seed: The seed. Those of Python, NumPy and Keras are set to it already.
+        setting: The name of the setting.
+        options: The options of the setting.
+        seed: The seed. Python, NumPy and Keras are already seeded with it.
         dataset: The data.
-        folder: A folder that only this trial writes to, and `draw` may read from.
-        shared: The folder that the study's `prepare` has written to.
-        quick: Whether few epochs will do, as nobody will believe the numbers.
+        folder: A folder that only this trial writes to. `draw` may read it.
+        shared: The folder that the study's `prepare` wrote to.
+        quick: Whether to use few epochs, because the numbers are not meaningful anyway.
     """
 
     setting: str
@@ -68,10 +73,11 @@ class Trial:
 
 @dataclasses.dataclass(frozen=True)
 class Results:
-    """What a study has measured: what its `draw` is given.
+    """The measurements of a study: the argument of its `draw`.
 
     Attributes:
-        rows: A dict for each trial: `setting`, `seed`, the setting's options, what was measured, `seconds`.
+        rows: A dict for each trial, with `setting`, `seed`, the setting's options, the measurements and
+            `seconds`.
         dataset: The data.
         folder: The study's folder.
         quick: Whether this is a quick run.
@@ -83,11 +89,11 @@ class Results:
     quick: bool
 
     def settings(self) -> list[str]:
-        """Returns the names of the settings that were measured, in the study's order."""
+        """Returns the names of the measured settings, in the study's order."""
         return list(dict.fromkeys(row["setting"] for row in self.rows))
 
     def values(self, setting: str, column: str) -> list[Any]:
-        """Returns a column of a setting, by seed; seeds that have no such value are left out."""
+        """Returns a column of a setting, ordered by seed. Seeds without a value are left out."""
         return [
             row[column]
             for row in self.rows
@@ -95,41 +101,44 @@ class Results:
         ]
 
     def mean(self, setting: str, column: str) -> float:
-        """Returns the mean of a column over the setting's seeds; NaN where there is none."""
+        """Returns the mean of a column over the setting's seeds, or NaN if there are no values."""
         values = self.values(setting, column)
         return statistics.fmean(values) if values else float("nan")
 
     def deviation(self, setting: str, column: str) -> float:
-        """Returns the sample standard deviation of a column over the setting's seeds; 0 of a single one."""
+        """Returns the sample standard deviation of a column over the setting's seeds.
+
+        It is 0 if there are fewer than two values.
+        """
         values = self.values(setting, column)
         return statistics.stdev(values) if len(values) > 1 else 0.0
 
     def trial_folder(self, setting: str, seed: int) -> Path:
-        """Returns the folder that a trial was given."""
+        """Returns the folder of a trial."""
         return _trial_folder(self.folder, setting, seed)
 
 
 @dataclasses.dataclass(frozen=True)
 class Study:
-    """Named settings, and how one of them is measured.
+    """Named settings and a function that measures one of them.
 
-    All its functions are a module's own, as processes find them by name.
+    All functions must be module-level, because other processes import them by name.
 
     Attributes:
-        name: What the command line calls it.
-        summary: What it asks, in a sentence.
-        settings: The options of each setting, by the setting's name: lower-case letters, digits, `.=+-`. The
-            options must be what JSON holds.
+        name: The name on the command line.
+        summary: The study's question, in one sentence.
+        settings: The options of each setting by the setting's name. Names consist of lower-case letters,
+            digits and `.=+-`. Options must be representable in JSON.
         quick_settings: The names of the settings of a quick run.
-        measure: Takes a `Trial` and returns its numbers by name, `None` for one that is undefined; the name
-            `undefined`, if there, holds a dict of the reasons. Numbers that are not finite become `None`.
-            Runs in a process of its own.
-        draw: Takes the `Results` and returns figures by the name of their file, without a suffix.
-        columns: What is measured and shown in the table, each with its format, such as ".1f".
-        prepare: Takes the data, a folder, and whether the run is quick; leaves in the folder what all trials
-            share. Runs before them, and not again once it has ended.
-        conclude: Takes the `Results` and returns what they say, in words.
-        dataset: What `separationfactor_lab.data.load` takes, where nothing else is given.
+        measure: Takes a `Trial` and returns its measurements by name. An undefined measurement is `None`. The
+            optional entry `undefined` is a dict of the reasons by name. Numbers that are not finite become
+            `None`. Runs in a separate process.
+        draw: Takes the `Results` and returns figures by file name without suffix.
+        columns: The measurements in the table, each with its format, such as ".1f".
+        prepare: Takes the data, a folder, and whether the run is quick. Writes files that all trials share
+            into the folder. Runs once, before the trials.
+        conclude: Takes the `Results` and returns the conclusion as text.
+        dataset: The default data set, as for `separationfactor_lab.data.load`.
     """
 
     name: str
@@ -146,14 +155,17 @@ class Study:
     def __post_init__(self):
         for name in self.settings:
             if not re.fullmatch(r"[a-z0-9.=+-]+", name):
-                raise ValueError(f"a setting's name becomes a folder's. Received: {name!r}")
+                raise ValueError(
+                    "a setting's name becomes a folder's name, so it must consist of a-z, 0-9 and .=+-. "
+                    f"Received: {name!r}"
+                )
         unknown = set(self.quick_settings) - set(self.settings)
         if unknown:
-            raise ValueError(f"quick_settings must be settings. Received: {sorted(unknown)}")
+            raise ValueError(f"quick_settings must be settings of the study. Received: {sorted(unknown)}")
 
 
 def cores() -> int:
-    """Returns how many cores this process may use."""
+    """Returns the number of cores that this process may use."""
     return len(os.sched_getaffinity(0))
 
 
@@ -167,22 +179,23 @@ def run(
     jobs: int | None = None,
     only: Sequence[str] = (),
 ) -> Results:
-    """Measures every setting with every seed that was not measured yet, and writes and draws the results.
+    """Measures every setting with every seed that is not measured yet, then writes and draws the results.
 
     Args:
         study: The study.
-        output: Its folder: new, or with an earlier part of the same study on the same data, which goes on.
-        source: The data, as `separationfactor_lab.data.load` takes it. With `None`, the study's own.
-        quick: Whether to run the quick settings only, each for a few epochs.
-        seeds: How many seeds, from 0 on. With `None` 5, or 2 of a quick run.
-        jobs: How many trials run at a time. With `None`, as many as there are cores; they share the cores.
-        only: Names of the settings to run. With none, all.
+        output: The study's folder. It must be new or empty, or contain an earlier part of the same study on
+            the same data, which is continued.
+        source: The data, as for `separationfactor_lab.data.load`. `None` means the study's default.
+        quick: Whether to run only the quick settings, with few epochs.
+        seeds: The number of seeds, from 0 on. `None` means 5, or 2 for a quick run.
+        jobs: The number of concurrent trials, which share the cores. `None` means the number of cores.
+        only: The names of the settings to run. If empty, all settings are run.
 
     Returns:
-        All that is in the folder, from this call and earlier ones.
+        All results in the folder, from this call and earlier ones.
 
     Raises:
-        StudyError: If a setting is unknown, or the folder holds something else.
+        StudyError: If a setting is unknown, or the folder contains something else.
         separationfactor_lab.data.DatasetError: If the data are missing or malformed.
     """
     output = Path(output)
@@ -207,7 +220,7 @@ def run(
 
 
 def _start(study: Study, output: Path, dataset: data.Dataset, quick: bool) -> None:
-    """Makes the study's folder, or finds that what is there is the same study."""
+    """Creates the study's folder, or checks that it contains the same study."""
     path = output / "study.json"
     identity = {"study": study.name, "quick": quick, "fingerprint": dataset.fingerprint}
     if path.exists():
@@ -215,7 +228,7 @@ def _start(study: Study, output: Path, dataset: data.Dataset, quick: bool) -> No
         for name, value in identity.items():
             if found[name] != value:
                 raise StudyError(
-                    f"{output}: holds a study with {name}={found[name]}, and can only go on with that. "
+                    f"{output}: holds a study with {name}={found[name]}, which must stay the same. "
                     f"Choose another folder. Received: {name}={value}"
                 )
         return
@@ -231,7 +244,7 @@ def _write_json(path: Path, content: Any) -> None:
 
 
 def _read_json(path: Path, *names: str) -> dict[str, Any]:
-    """Returns a file's content, which holds the given names."""
+    """Returns the given entries of a JSON file."""
     try:
         content = json.loads(path.read_text())
         return {name: content[name] for name in names}
@@ -246,7 +259,7 @@ def _trial_folder(output: Path, setting: str, seed: int) -> Path:
 
 
 def _measured(study: Study, output: Path, setting: str, seed: int) -> dict[str, Any] | None:
-    """Returns the row of a trial, or `None` if it has not ended."""
+    """Returns the row of a trial, or `None` if the trial is not finished."""
     path = _trial_folder(output, setting, seed) / "measured.json"
     if not path.exists():
         return None
@@ -254,10 +267,10 @@ def _measured(study: Study, output: Path, setting: str, seed: int) -> dict[str, 
     options = dict(study.settings[setting])
     if content["options"] != options:
         raise StudyError(
-            f"{path}: was measured with the options {content['options']}, and {setting} now means {options}. "
-            "Remove it, or choose another folder"
+            f"{path}: was measured with the options {content['options']}, but {setting} now has the options "
+            f"{options}. Remove it or choose another folder"
         )
-    # Why a number is undefined stays in this file.
+    # The reasons for undefined numbers stay in measured.json.
     measured = {name: value for name, value in content["measured"].items() if name != "undefined"}
     return {"setting": setting, "seed": seed, **options, **measured, "seconds": content["seconds"]}
 
@@ -273,8 +286,8 @@ def _rows(study: Study, output: Path) -> list[dict[str, Any]]:
     return rows
 
 
-# The processes. TensorFlow's threads are set when it starts and it does not survive a fork, so each process
-# is a fresh one, which loads the data once.
+# The worker processes. TensorFlow's number of threads is fixed when it starts, and TensorFlow does not
+# survive a fork. Each worker is therefore a spawned process, which loads the data once.
 
 _worker: dict[str, Any] = {}
 
@@ -307,7 +320,7 @@ def _measure_trial(setting: str, seed: int) -> dict[str, Any]:
     measured = study.measure(
         Trial(setting, options, seed, _worker["dataset"], folder, output / "shared", _worker["quick"])
     )
-    # NumPy's scalars are not JSON's, nor are NaN and the infinities.
+    # JSON supports neither NumPy scalars, nor NaN and the infinities.
     measured = {name: getattr(value, "item", lambda value=value: value)() for name, value in measured.items()}
     measured = {
         name: None if isinstance(value, float) and not math.isfinite(value) else value
@@ -326,7 +339,7 @@ def _measure_trial(setting: str, seed: int) -> dict[str, Any]:
 def _workers(
     study: Study, source: str, output: Path, quick: bool, jobs: int
 ) -> Iterator[ProcessPoolExecutor]:
-    # What TensorFlow logs in a process would tear the progress bar.
+    # Log lines of TensorFlow in a worker would break the progress bar.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     pool = ProcessPoolExecutor(
         jobs,
@@ -336,7 +349,7 @@ def _workers(
     try:
         yield pool
     finally:
-        # After an error, what has begun is let end, and kept; what has not, never does.
+        # After an error, running trials finish and are kept. Pending trials are cancelled.
         pool.shutdown(cancel_futures=True)
 
 
@@ -349,7 +362,7 @@ def _measure(
     total: int,
     jobs: int,
 ) -> None:
-    """Measures the trials in processes, with a line for each that ends."""
+    """Measures the trials in worker processes, and prints a line for each finished trial."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -368,7 +381,7 @@ def _measure(
                 setting, seed = submitted[future]
                 try:
                     content = future.result()
-                except OSError:  # it names the file, and what is in the way
+                except OSError:  # the error names the file and the reason
                     raise
                 except Exception as error:
                     raise RuntimeError(f"{study.name}: {setting}, seed {seed} failed") from error
@@ -388,7 +401,7 @@ def _shown(value: Any, form: str) -> str:
 
 
 def _summary(study: Study, results: Results) -> list[dict[str, Any]]:
-    """Returns, for each setting, its number of seeds, and mean and deviation of all that is a number."""
+    """Returns, for each setting, the number of seeds, and the mean and deviation of each numeric column."""
     rows = []
     for setting in results.settings():
         mine = [row for row in results.rows if row["setting"] == setting]
@@ -413,9 +426,9 @@ def _write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _cells(study: Study, results: Results) -> list[list[str]]:
-    """Returns the table: a row for each setting, with mean and standard deviation of the columns.
+    """Returns the table: a row for each setting, with the mean and standard deviation of the columns.
 
-    Where some seeds have no value, it says how many have.
+    If some seeds have no value, the cell shows the number of seeds that have one.
     """
     cells = []
     for setting in results.settings():
@@ -453,7 +466,7 @@ def _write(study: Study, results: Results) -> None:
 
 
 def table(study: Study, results: Results) -> Table:
-    """Returns mean and standard deviation of the study's columns over the seeds, as a table to print."""
+    """Returns a table to print: the mean and standard deviation of the study's columns over the seeds."""
     title = f"{study.name} on {results.dataset.name}"
     note = QUICK_NOTE if results.quick else None
     shown = Table(*_heads(study), title=plain(title, "table.title"), caption=note)

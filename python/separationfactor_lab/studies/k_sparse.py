@@ -1,4 +1,4 @@
-"""k-sparse autoencoders as in Makhzani and Frey: what their features are worth to a linear classifier."""
+"""k-sparse autoencoders as in Makhzani and Frey: how useful their features are to a linear classifier."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from separationfactor_lab.studies import training
 from separationfactor_lab.studies.framework import Results, Study, Trial
 
 _BATCH = 100
-# Training ends after so many images, however often each has been seen.
+# The total number of training images, counting repetitions.
 _IMAGES, _QUICK_IMAGES = 480_000, 2_000
 _LEARNING_RATE = 1e-3
-# From so many units, k goes down to the setting's over the first half of the training.
+# The initial k. It decreases to the setting's k over the first half of the training.
 _START_K = 100
-# How much more than k is kept at inference, once the autoencoder is trained.
+# At inference, a trained autoencoder keeps alpha * k units, for each of these alphas.
 _ALPHAS = (1, 3)
 _REGULARIZATIONS = (0.01, 0.1, 1.0)
-# The share of the training images that chooses among them.
+# The fraction of the training images that is held out to select the regularization.
 _HELD_OUT = 0.2
 _SHOWN_FILTERS = (6, 10)
 
@@ -72,7 +72,7 @@ def _train(trial: Trial, model: KSparseAutoencoder) -> None:
     epochs = max(2, round((_QUICK_IMAGES if trial.quick else _IMAGES) / len(images)))
     batch = min(_BATCH, len(images))
     steps = epochs * (len(images) // batch)
-    # By the paper's gradient descent with momentum many more units are dead after so few images.
+    # With the paper's gradient descent with momentum, many more units are dead after so few images.
     model.compile(keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(_LEARNING_RATE, steps)))
     start = max(model.k, min(_START_K, model.units)) if trial.options["schedule"] else model.k
     schedule = KSchedule(start, model.k, max(1, epochs // 2))
@@ -91,21 +91,24 @@ def _train(trial: Trial, model: KSparseAutoencoder) -> None:
 
 
 def _features(model: KSparseAutoencoder, alpha: float, images: np.ndarray) -> np.ndarray:
-    """Returns the codes of a model that keeps alpha * k units."""
+    """Returns the codes of a copy of the model that keeps alpha * k units."""
     same = KSparseAutoencoder.from_config({**model.get_config(), "alpha": alpha})
     same.set_weights(model.get_weights())
     return np.concatenate([same.encode(images[i : i + 1000]) for i in range(0, len(images), 1000)])
 
 
 def _error_percent(trial: Trial, train: np.ndarray, test: np.ndarray) -> float:
-    """Returns the test error of a logistic regression, whose regularization a part of `train` has chosen."""
-    # Features that are all 0 have no scale.
+    """Returns the test error of a logistic regression on the features, in percent.
+
+    A held-out part of `train` selects the regularization.
+    """
+    # The scale of all-zero features is set to 1.
     scale = np.sqrt(np.mean(np.square(train), dtype=np.float64)).astype(np.float32) or np.float32(1)
     train, test, labels = train / scale, test / scale, trial.dataset.y_train
     classes, counts = np.unique(labels, return_counts=True)
     if len(classes) == 1:
         return 100 * np.mean(trial.dataset.y_test != classes[0])
-    # The held-out part has its share of every class, unless a class or that part is too small.
+    # The split is stratified by class, unless a class or the held-out part is too small.
     can_share = counts.min() > 1 and math.ceil(_HELD_OUT * len(labels)) >= len(counts)
     inner, held_out, inner_labels, held_out_labels = train_test_split(
         train,
@@ -118,7 +121,7 @@ def _error_percent(trial: Trial, train: np.ndarray, test: np.ndarray) -> float:
     def fitted(regularization, features, labels):
         if len(np.unique(labels)) == 1:
             return DummyClassifier().fit(features, labels)
-        # Stopped early for all settings alike: what is left to gain is small.
+        # All settings use the same early stop. The remaining improvement is small.
         regression = LogisticRegression(C=regularization, max_iter=20 if trial.quick else 100)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)
@@ -131,7 +134,7 @@ def _error_percent(trial: Trial, train: np.ndarray, test: np.ndarray) -> float:
 
 
 def draw(results: Results) -> Mapping[str, Figure]:
-    """Draws the errors over k beside the rivals', and the first filters of each setting."""
+    """Draws the errors by k beside those of the other methods, and the first filters of each setting."""
     return {"errors": _draw_errors(results), "filters": _draw_filters(results)}
 
 
@@ -172,7 +175,7 @@ def _draw_filters(results: Results) -> Figure:
         filters = np.load(path)[..., 0]
         rows, across = _SHOWN_FILTERS
         count, height, width = filters.shape
-        # Zero is grey; a filter reaches black or white. NaN, between neighbours, is white.
+        # Zero is grey. The largest magnitude of a filter is black or white. The NaN between filters is white.
         filters = filters / np.maximum(np.abs(filters).max((1, 2), keepdims=True), 1e-12)
         tiles = np.full((rows * across, height + 1, width + 1), np.nan)
         tiles[:count, :height, :width] = filters

@@ -1,4 +1,4 @@
-"""What the separation layer does to a conditional VAE: its likelihood against its command of the class."""
+"""The effect of the separation layer on a conditional VAE: its likelihood and its control of the class."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from separationfactor_lab.studies.framework import Results, Study, Trial
 _EPOCHS, _LONG_EPOCHS, _JUDGE_EPOCHS, _QUICK_EPOCHS = 25, 75, 15, 2
 _BATCH = 100
 _SWAP_ACCURACY = 0.98
-# What is drawn a second time, for there is a crowd.
+# The minimum swap accuracy in the second panel, which enlarges the crowded part of the first.
 _OBEDIENT = 0.8
-# What the others are to be as likely as, trained as long, and how that is drawn.
+# The settings whose likelihood the others should reach, one for each training length, and their line styles.
 _RIVALS = {"concat": "--", "long-concat": ":"}
-# What the settings' names begin with.
+# The first words of the settings' names.
 _FAMILIES = ("factor", "concat", "predicted", "trained", "wide", "rising", "beta", "long")
 
 
 class DenseConditionalVAE(ConditionalVAE):
-    """The reference model with networks of one dense layer of 400 units each, which train in seconds."""
+    """The reference model with networks of one hidden layer of 400 units each, which train in seconds."""
 
     units = 400
 
@@ -71,7 +71,7 @@ def measure(trial: Trial) -> dict[str, Any]:
         dataset.image_shape,
         dataset.num_classes,
         seed=trial.seed,
-        # A factor that is to be moved is a weight, though nothing trains it.
+        # With a warm-up, the factor must be a variable, although it is not trained.
         **{"trainable_factors": warm_up > 0, **options},
     )
     if warm_up:
@@ -108,10 +108,10 @@ def measure(trial: Trial) -> dict[str, Any]:
 
 
 def _settings() -> dict[str, dict]:
-    """Returns slices of the grid about factor 10, not all of it.
+    """Returns slices of the grid around factor 10, instead of the whole grid.
 
-    Where labels are the class vector, suppression and k change nothing: all but one entry of a one-hot vector
-    are 0, and stay so. They are varied where the classifier's soft output is the class vector.
+    If labels are the class vector, suppression and k have no effect: all but one entry of a one-hot vector
+    are 0 and stay 0. Suppression and k vary only where the classifier's soft output is the class vector.
     """
 
     def setting(factor, **others):
@@ -121,25 +121,26 @@ def _settings() -> dict[str, dict]:
     wide = {"latent_dim": 20}
     long = {"epochs": _LONG_EPOCHS}
     return {
-        # The factor, from none to plenty.
+        # The factor, from 0 to 30.
         **{f"factor={factor}": setting(factor) for factor in (0, 1, 3, 5, 7, 10, 30)},
-        # z and S(y) side by side.
+        # z and S(y) concatenated.
         "concat": setting(1, combine="concat"),
         **{f"concat-factor={factor}": setting(factor, combine="concat") for factor in (3, 10, 30, 100)},
         # The classifier's output in training, soft or hard.
         **{f"predicted-factor={factor}": setting(factor, **predicted) for factor in (1, 3, 10)},
         **{f"predicted-hard-factor={factor}": setting(factor, hard=True, **predicted) for factor in (3, 10)},
         "predicted-stop-factor=10": setting(10, stop_gradient=True, **predicted),
-        # What happens to the other classes of a soft vector.
+        # The suppression of the other classes of a soft vector, and k.
         "predicted-suppression=0": {**setting(10, **predicted), "suppression_factor": 0.0},
         "predicted-suppression=1": {**setting(10, **predicted), "suppression_factor": 1.0},
         **{f"predicted-k={k}": setting(10, k=k, **predicted) for k in (2, 3)},
-        # Factors that training may choose.
+        # Trainable factors.
         "trained-factor=1": setting(1, trainable_factors=True),
         "trained-factor=10": setting(10, trainable_factors=True),
         "trained-concat": setting(1, trainable_factors=True, combine="concat"),
-        # What might have both: dimensions of z beside those of the class, a factor that rises, a KL term of
-        # more weight, so that telling the class by way of z costs more, and longer training.
+        # Candidates for both a high likelihood and a high swap accuracy: more dimensions of z than classes, a
+        # rising factor, a larger weight of the KL term (which makes it more expensive to encode the class in
+        # z), and longer training.
         "wide-factor=5": setting(5, **wide),
         "wide-factor=10": setting(10, **wide),
         "wide-concat": setting(1, combine="concat", **wide),
@@ -165,7 +166,7 @@ def _line(results: Results, setting: str) -> str:
 
 
 def conclude(results: Results) -> str:
-    """Says which settings obey the class in swaps and are as likely as concat, in the mean over seeds."""
+    """Returns which settings reach the swap accuracy and are as likely as concat, in the mean over seeds."""
     lines = []
     for rival in _RIVALS:
         if rival in results.settings():
@@ -174,7 +175,7 @@ def conclude(results: Results) -> str:
 
 
 def _compared(results: Results, rival: str) -> list[str]:
-    """Says which settings are as likely as a rival, and obey the class."""
+    """Returns which settings are at least as likely as a rival, and reach the swap accuracy."""
     names = results.settings()
     likely = [n for n in names if results.mean(n, "negative_elbo") <= results.mean(rival, "negative_elbo")]
     both = [name for name in likely if results.mean(name, "swap_accuracy") >= _SWAP_ACCURACY]
@@ -186,7 +187,7 @@ def _compared(results: Results, rival: str) -> list[str]:
     if obedient:
         best = min(obedient, key=lambda name: results.mean(name, "negative_elbo"))
         lines.append(f"The likeliest with such a swap accuracy is {best}: {_line(results, best)}.")
-    # The rival itself is as likely, unless its bound is not a number.
+    # This includes the rival itself, unless its bound is NaN.
     if likely:
         best = max(likely, key=lambda name: results.mean(name, "swap_accuracy"))
         lines.append(f"The greatest swap accuracy of those as likely has {best}: {_line(results, best)}.")
@@ -194,7 +195,7 @@ def _compared(results: Results, rival: str) -> list[str]:
 
 
 def draw(results: Results) -> Mapping[str, Figure]:
-    """Draws likelihood against command of the class, and what the factor does."""
+    """Draws likelihood against swap accuracy, and the effect of the factor."""
     drawn = {"likelihood-and-swaps": _likelihood_and_swaps(results)}
     factors = {
         options["separation_factor"]: name
@@ -214,12 +215,12 @@ def _likelihood_and_swaps(results: Results) -> Figure:
     _draw_settings(panels[0], results, names, set(names) - set(obedient), "left")
     _draw_settings(panels[1], results, obedient, set(obedient), "right")
     panels[0].legend(fontsize=7)
-    panels[0].set_ylabel("negative ELBO (nats an image); lower is better")
+    panels[0].set_ylabel("negative ELBO (nats per image); lower is better")
     panels[0].set_title("All settings", fontsize=10)
     panels[1].set_title(f"Those with a swap accuracy of {_OBEDIENT} or more", fontsize=10)
     if obedient:
         panels[1].set_xlim(_OBEDIENT - 0.005, 1)
-    figure.suptitle("Both are had below and to the right of the dashed lines", fontsize=11)
+    figure.suptitle("Settings below and to the right of the dashed lines meet both goals", fontsize=11)
     return figure
 
 
@@ -270,7 +271,7 @@ def _by_factor(results: Results, factors: Mapping[float, str]) -> Figure:
     if "concat" in results.settings():
         concat = results.mean("concat", "negative_elbo")
         panels[0].axhline(concat, color="gray", ls="--", lw=0.8, label="concat")
-    panels[0].set_title("negative ELBO (nats an image)", fontsize=10)
+    panels[0].set_title("negative ELBO (nats per image)", fontsize=10)
     plot(panels[1], "swap_accuracy", "swap accuracy")
     plot(panels[1], "leakage_linear", "leakage, linear probe")
     plot(panels[1], "judge_accuracy", "the judge's own accuracy")

@@ -1,4 +1,4 @@
-"""Training on data that fit in memory, for models so small that an epoch is short, and keeping the result."""
+"""Trains on data in memory, with little overhead for short epochs, and keeps the weights."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from separationfactor_lab.studies.framework import Trial
 
 
 def once(trial: Trial, model: keras.Model, train: Callable[[], None]) -> None:
-    """Trains a trial's model, or gives it the weights that an earlier training of the same trial has left.
+    """Trains a trial's model, or loads the weights from an earlier training of the same trial.
 
-    They are in the trial's `weights.npz`: where only the measuring has changed, a study whose `measured.json`
-    are removed measures anew and does not train again.
+    The weights are in the trial's `weights.npz`. If only the measurements change, remove the `measured.json`
+    files: the study then measures again without training again.
 
     Args:
         trial: The trial.
         model: A built model.
-        train: Trains it.
+        train: Trains the model.
     """
     path, options = trial.folder / "weights.npz", json.dumps(dict(trial.options), sort_keys=True)
     try:
@@ -32,7 +32,7 @@ def once(trial: Trial, model: keras.Model, train: Callable[[], None]) -> None:
                 model.set_weights([kept[f"{index}"] for index in range(len(model.weights))])
                 return
     except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile):
-        pass  # there is none, or of another model
+        pass  # the file is missing, or belongs to another model
     train()
     weights = {f"{index}": weight for index, weight in enumerate(model.get_weights())}
     with files.written_at_once(path) as temporary:
@@ -49,28 +49,30 @@ def fit(
     seed: int,
     before_epoch: Callable[[int], None] | None = None,
 ) -> None:
-    """Trains a built and compiled model as `keras.Model.fit` would, with one call into TensorFlow an epoch.
+    """Trains a built and compiled model like `keras.Model.fit`, with one call into TensorFlow per epoch.
 
-    The images are one tensor, batches are gathered from it within the graph, and no metrics are returned.
+    The images are one tensor, and the graph gathers the batches from it. No metrics are returned.
 
     Args:
-        model: The model. Its `train_step` is what is called.
+        model: The model. Its `train_step` is called.
         images: Array of shape `(images, ...)`.
-        targets: Array of shape `(images, ...)`, or `None` for a model that has none.
-        epochs: How many times to go through the images.
-        batch_size: Images in a step, or all where there are fewer. What remains of the images after whole
-            batches is left out, other images in each epoch.
+        targets: Array of shape `(images, ...)`, or `None` for a model without targets.
+        epochs: The number of passes over the images.
+        batch_size: Images per step, at most the number of images. The incomplete last batch is left out; it
+            consists of different images in each epoch.
         seed: Seeds the order of the images.
-        before_epoch: Is called with the number of each epoch, from 0 on, before it.
+        before_epoch: Called before each epoch with its number, from 0 on.
     """
     data = [tf.constant(array) for array in (images, targets) if array is not None]
     batch_size = min(batch_size, len(images))
     steps = len(images) // batch_size
-    # Keras makes the variables of its metrics on the first batch, which a loop in a graph cannot.
+    # Keras creates the variables of its metrics on the first batch. A loop in a graph cannot create
+    # variables.
     model.test_on_batch(*(array[:batch_size] for array in data))
     model.optimizer.build(model.trainable_variables)
 
-    # The images are an argument: TensorFlow keeps the graphs of loops, and what these capture.
+    # The images are an argument instead of captured, because TensorFlow keeps the graphs of loops and their
+    # captures alive.
     @tf.function
     def epoch(order, *data):
         for step in tf.range(steps):
