@@ -11,7 +11,7 @@ import rich
 
 from conftest import needs_native
 from separationfactor import library
-from separationfactor_lab import benchmark
+from separationfactor_lab import benchmark, cli
 from separationfactor_lab.benchmark import cases, measuring, rivals
 
 CASES = [
@@ -129,7 +129,7 @@ def test_a_burst_ends_when_the_last_result_is_there(monkeypatch):
 def test_a_gpu_that_is_not_there_is_a_clear_error(monkeypatch, tmp_path):
     monkeypatch.setattr(benchmark.tf.config, "get_visible_devices", lambda kind: [])
     result = click.testing.CliRunner().invoke(
-        benchmark.main, ["--device", "gpu", "--output", str(tmp_path / "out")]
+        cli.main, ["benchmark", "--device", "gpu", "--output", str(tmp_path / "out")]
     )
     assert result.exit_code == 1
     assert "--device gpu needs a GPU that TensorFlow can use" in result.output
@@ -175,7 +175,7 @@ def test_a_wrong_result_of_ours_is_not_timed(monkeypatch):
 
 def test_a_case_that_is_not_there_is_a_clear_error(tmp_path):
     result = click.testing.CliRunner().invoke(
-        benchmark.main, ["--quick", "--only", "7x7", "--output", str(tmp_path / "out")]
+        cli.main, ["benchmark", "--quick", "--only", "7x7", "--output", str(tmp_path / "out")]
     )
     assert result.exit_code == 1
     assert "`only` must be part of a case's name: 200x10, 1;" in result.output
@@ -189,7 +189,7 @@ def test_the_command_writes_tables_and_plots(monkeypatch, tmp_path):
     monkeypatch.setattr(measuring, "BURST_SECONDS", 1e-4)
     # So wide that no cell is folded, whatever the environment says of the terminal.
     monkeypatch.setattr(rich.get_console(), "width", 400)
-    result = click.testing.CliRunner().invoke(benchmark.main, ["--output", str(tmp_path / "out")])
+    result = click.testing.CliRunner().invoke(cli.main, ["benchmark", "--output", str(tmp_path / "out")])
     assert result.exit_code == 0, result.output
     report = json.loads((tmp_path / "out" / "results.json").read_text())
     assert report["machine"]["processor"]

@@ -299,6 +299,10 @@ def checkout(tmp_path):
         shutil.copy(ROOT / name, sources)
     for name in ("cmake", "cc"):
         shutil.copytree(ROOT / name, sources / name)
+    # setup.py reads the version there.
+    package = sources / "python" / "separationfactor"
+    package.mkdir(parents=True)
+    shutil.copy(ROOT / "python" / "separationfactor" / "__init__.py", package)
     tools = tmp_path / "tools"
     tools.mkdir()
     cmake = tools / "cmake"

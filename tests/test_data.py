@@ -8,6 +8,7 @@ import struct
 import warnings
 import zipfile
 
+import keras
 import numpy as np
 import pytest
 
@@ -93,7 +94,7 @@ def test_byte_orders_and_memory_orders_are_taken(tmp_path):
 @pytest.mark.parametrize("name", ["mnist", "fashion-mnist"])
 def test_keras_data_sets(monkeypatch, name):
     arrays = mnist_like()
-    module = getattr(data.keras.datasets, name.replace("-", "_"))
+    module = getattr(keras.datasets, name.replace("-", "_"))
     parts = (arrays["x_train"], arrays["y_train"]), (arrays["x_test"], arrays["y_test"])
     monkeypatch.setattr(module, "load_data", lambda: parts)
     assert_is(data.load(name), arrays)
@@ -104,7 +105,7 @@ def test_offline(monkeypatch, name):
     def fail():
         raise Exception("URL fetch failure on https://somewhere: None -- Name or service not known")
 
-    monkeypatch.setattr(getattr(data.keras.datasets, name.replace("-", "_")), "load_data", fail)
+    monkeypatch.setattr(getattr(keras.datasets, name.replace("-", "_")), "load_data", fail)
     with pytest.raises(data.DatasetError, match=f"{name}: Keras could not download it.*--dataset digits"):
         data.load(name)
 

@@ -3,6 +3,8 @@
 import csv
 import dataclasses
 import json
+import os
+import signal
 import statistics
 
 import click.testing
@@ -11,7 +13,8 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from separationfactor_lab import cli, data, studies
+from separationfactor_lab import cli, data, evaluation, studies
+from separationfactor_lab.errors import LabError
 from separationfactor_lab.studies import training
 
 
@@ -32,6 +35,10 @@ def measure(trial):
     (trial.folder / "note.txt").write_text((trial.shared / "images.txt").read_text())
     random = float(keras.random.uniform(()))
     return {"sum": np.float32(trial.options["number"] + trial.seed), "random": random, "name": trial.setting}
+
+
+def measure_in_a_killed_process(trial):
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def draw(results):
@@ -152,6 +159,18 @@ def test_a_study_goes_on_with_what_is_missing(toy):
     untimed = [{**row, "seconds": 0} for row in results.rows]
     assert [{**row, "seconds": 0} for row in again.rows] == untimed
     assert len(rows_of(output / "results.csv")) == 4
+
+
+def test_a_killed_worker_is_one_error(tmp_path):
+    study = dataclasses.replace(TOY, measure=measure_in_a_killed_process)
+    with pytest.raises(studies.StudyError, match="a worker process was killed.*--jobs.*The same command"):
+        studies.run(study, tmp_path / "toy", seeds=1, jobs=1)
+
+
+def test_a_damaged_judge_is_one_error(tmp_path):
+    (tmp_path / "judge.keras").write_bytes(b"no model")
+    with pytest.raises(LabError, match="judge.keras: expected a model that Keras can load; remove it"):
+        evaluation.judge_of(tmp_path, data.load("digits"))
 
 
 def test_a_folder_serves_one_study(toy, tmp_path):

@@ -15,6 +15,7 @@ import tensorflow as tf
 from separationfactor.models import ConditionalVAE
 from separationfactor_lab import metrics
 from separationfactor_lab.data import Dataset
+from separationfactor_lab.errors import LabError
 from separationfactor_lab.files import written_at_once
 from separationfactor_lab.runs import Run
 
@@ -47,10 +48,19 @@ def train_judge(dataset: Dataset, seed: int = 0, epochs: int = 15) -> keras.Mode
 
 
 def judge_of(folder: str | Path, dataset: Dataset, seed: int = 0, epochs: int = 15) -> keras.Model:
-    """Returns the judge stored in a folder, after training and storing it if there is none."""
+    """Returns the judge stored in a folder, after training and storing it if there is none.
+
+    Raises:
+        LabError: If the stored judge cannot be loaded.
+    """
     path = Path(folder) / "judge.keras"
     if path.exists():
-        return keras.models.load_model(path)
+        try:
+            return keras.models.load_model(path)
+        except Exception as error:  # Keras, zipfile, h5py and json raise many kinds for a damaged file.
+            raise LabError(
+                f"{path}: expected a model that Keras can load; remove it, and it is trained again: {error}"
+            ) from error
     judge = train_judge(dataset, seed, epochs)
     with written_at_once(path) as temporary:
         judge.save(temporary)

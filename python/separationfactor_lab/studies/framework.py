@@ -25,6 +25,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
@@ -381,8 +382,13 @@ def _measure(
                 setting, seed = submitted[future]
                 try:
                     content = future.result()
-                except OSError:  # the error names the file and the reason
+                except (OSError, LabError):  # the error names the file and the reason
                     raise
+                except BrokenProcessPool:
+                    raise StudyError(
+                        f"{output}: a worker process was killed, perhaps because memory ran out; fewer "
+                        "--jobs need less. The same command continues with what is missing"
+                    ) from None
                 except Exception as error:
                     raise RuntimeError(f"{study.name}: {setting}, seed {seed} failed") from error
                 numbers = ", ".join(
