@@ -499,6 +499,7 @@ def test_gradients_of_an_unknown_rank(implementation, axis):
         ({"suppression": np.float32([1])}, ValueError, r"`suppression` must be a scalar.*\(1,\)"),
         ({"suppression": None}, TypeError, "`suppression` must be a number.*None"),
         ({"axis": 1}, ValueError, "`axis` must be an int.*axis=1.*rank 1"),
+        ({"axis": True}, ValueError, "`axis` must be an int.*axis=True"),
         ({"axis": 0.5}, ValueError, "`axis` must be an int.*axis=0.5"),
         ({"by": "size"}, ValueError, "`by` must be 'value' or 'magnitude'.*'size'"),
         ({"implementation": "cuda"}, ValueError, "`implementation` must be one of 'auto'.*'cuda'"),

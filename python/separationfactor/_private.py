@@ -22,8 +22,8 @@ try:
     tape_set_is_empty = pywrap_tfe.TFE_Py_TapeSetIsEmpty
     _fast_path_execute = pywrap_tfe.TFE_Py_FastPathExecute
     _context._context  # noqa: B018, checks that the name exists: two functions below read it
-    # The errors that the fast path raises if the op does not accept its inputs.
-    FAST_PATH_ERRORS: tuple[type[Exception], ...] = (_FallbackException, _NotOkStatusException)
+    # The errors of invalid arguments: the op's own, and that of a number too large for a float.
+    FAST_PATH_ERRORS: tuple[type[Exception], ...] = (_FallbackException, _NotOkStatusException, OverflowError)
 except (ImportError, AttributeError):
     EagerTensor = None
     FAST_PATH_ERRORS = ()

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import tensorflow as tf
@@ -25,7 +25,7 @@ import tensorflow as tf
 from separationfactor import _private
 
 # A number, or a scalar tensor, which may need a gradient.
-Factor = float | tf.Tensor
+Factor: TypeAlias = "float | tf.Tensor"
 
 # The group size of the sums in `sum_selected`. cc/core/separate.cc adds in the same order.
 _GROUP = 64
@@ -38,7 +38,7 @@ _LONGEST_XLA_TOP_K = 131072
 def _tiny(dtype: tf.DType) -> float:
     """Returns the least positive number that does not count as zero in scores and factors of the dtype."""
     # A float16 denormal is an ordinary number in float32. A bfloat16 denormal is a denormal in float32 too.
-    return np.finfo(np.float64 if dtype == tf.float64 else np.float32).tiny
+    return float(np.finfo(np.float64 if dtype == tf.float64 else np.float32).tiny)
 
 
 def _flush(numbers: tf.Tensor) -> tf.Tensor:

@@ -59,7 +59,7 @@ def resolve(implementation: str) -> str:
 
 # The dictionary behind `os.environ`. For an unset variable, `os.environ.get` raises and catches a KeyError,
 # which takes a third of the time of a small eager call.
-_environment = os.environ._data
+_environment: dict[Any, Any] = os.environ._data  # type: ignore[attr-defined]
 _KEY = os.environ.encodekey(_ENVIRONMENT_VARIABLE)
 
 

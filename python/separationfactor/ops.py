@@ -97,7 +97,7 @@ def separate(
             return _private.execute(
                 "SeparationFactor>SeparateWithoutGradient", x, _scalars(k, separation, suppression)
             )
-        except (*_private.FAST_PATH_ERRORS, OverflowError):
+        except _private.FAST_PATH_ERRORS:
             pass  # The checks below find the wrong argument.
     if isinstance(x, keras.KerasTensor):
         return Separate(
@@ -205,7 +205,7 @@ def _check_input(dtype: tf.DType, rank: int | None, axis: Any) -> None:
         raise TypeError(f"`x` must be of dtype float32, float64, bfloat16 or float16. Received: {dtype.name}")
     if rank == 0:
         raise ValueError("`x` must have at least one axis. Received: a scalar")
-    if not isinstance(axis, numbers.Integral) or (rank is not None and not -rank <= axis < rank):
+    if not _is_int(axis) or (rank is not None and not -rank <= axis < rank):
         raise ValueError(
             f"`axis` must be an int in [-rank, rank). Received: axis={axis!r} for x of rank {rank}"
         )
