@@ -27,8 +27,8 @@
 
 #include "benchmark/cuda_timing.h"
 #include "core/cuda/separate_cuda.h"
-#include "core/dtypes.h"
 #include "core/separate.h"
+#include "core/types.h"
 
 #if __has_include(<cub/device/device_segmented_sort.cuh>)
 #include <cub/device/device_segmented_sort.cuh>

@@ -19,7 +19,7 @@
 #include <vector>
 
 #include "core/cuda/separate_cuda.h"
-#include "core/dtypes.h"
+#include "core/types.h"
 
 namespace {
 

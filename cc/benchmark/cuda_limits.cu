@@ -13,8 +13,8 @@
 
 #include "benchmark/cuda_timing.h"
 #include "core/cuda/separate_cuda.h"
-#include "core/dtypes.h"
 #include "core/separate.h"
+#include "core/types.h"
 
 namespace separationfactor {
 namespace {

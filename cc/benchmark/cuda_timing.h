@@ -17,8 +17,8 @@
 #include <vector>
 
 #include "core/cuda/separate_cuda.h"
-#include "core/dtypes.h"
 #include "core/separate.h"
+#include "core/types.h"
 
 namespace separationfactor {
 

@@ -23,9 +23,9 @@
 #include <string>
 #include <vector>
 
-#include "core/dtypes.h"
-#include "core/instruction_set.h"
+#include "core/cpu/instruction_set.h"
 #include "core/separate.h"
+#include "core/types.h"
 
 namespace separationfactor {
 namespace {

@@ -11,7 +11,7 @@
 #include <thread>
 #include <vector>
 
-#include "core/instruction_set.h"
+#include "core/cpu/instruction_set.h"
 #include "core/separate.h"
 
 namespace py = pybind11;

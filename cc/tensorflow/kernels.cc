@@ -5,7 +5,7 @@
 #include <utility>
 
 #include "absl/status/status.h"
-#include "core/instruction_set.h"
+#include "core/cpu/instruction_set.h"
 #include "core/separate.h"
 #include "tensorflow/kernels-inl.h"
 #include "tensorflow/shared_loop.h"

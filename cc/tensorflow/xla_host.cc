@@ -9,8 +9,8 @@
 #include <utility>
 
 #include "absl/status/status.h"
-#include "core/dtypes.h"
 #include "core/separate.h"
+#include "core/types.h"
 #include "tensorflow/arguments.h"
 #include "tensorflow/shared_loop.h"
 #include "tensorflow/xla_buffers-inl.h"

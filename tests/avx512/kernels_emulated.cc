@@ -2,8 +2,8 @@
 
 #include <cstring>
 
-#include "core/kernels_avx512.cc"
+#include "core/cpu/kernels_avx512.cc"
 
 // What picks the kernels is told that the processor has AVX-512. (A macro is not expanded in its own expansion.)
 #define __builtin_cpu_supports(feature) (std::strncmp(feature, "avx512", 6) == 0 || __builtin_cpu_supports(feature))
-#include "core/instruction_set.cc"
+#include "core/cpu/instruction_set.cc"

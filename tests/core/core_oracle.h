@@ -1,5 +1,5 @@
 // The contract in slow, obvious C++, and rows that have broken top-k kernels. It shares nothing with the kernels but
-// the conversions of dtypes.h: scores in float64, a stable sort, one product at a time.
+// the conversions of types.h: scores in float64, a stable sort, one product at a time.
 
 #ifndef SEPARATIONFACTOR_TESTS_CORE_CORE_ORACLE_H_
 #define SEPARATIONFACTOR_TESTS_CORE_CORE_ORACLE_H_
@@ -15,8 +15,8 @@
 #include <random>
 #include <vector>
 
-#include "core/dtypes.h"
 #include "core/separate.h"
+#include "core/types.h"
 
 #define CHECK(condition, ...)                                                            \
   do {                                                                                   \

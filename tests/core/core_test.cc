@@ -12,9 +12,9 @@
 #include <thread>
 #include <vector>
 
-#include "core/dtypes.h"
-#include "core/instruction_set.h"
+#include "core/cpu/instruction_set.h"
 #include "core/separate.h"
+#include "core/types.h"
 #include "core_oracle.h"
 
 namespace separationfactor {

@@ -18,8 +18,8 @@
 #include "core/core_oracle.h"
 #include "core/cuda/plan.h"
 #include "core/cuda/separate_cuda.h"
-#include "core/dtypes.h"
 #include "core/separate.h"
+#include "core/types.h"
 #include "simt/simt.h"
 
 namespace separationfactor {

@@ -7,7 +7,7 @@
 #include <cstdint>
 #include <cstring>
 
-#include "core/dtypes.h"
+#include "core/types.h"
 #include "simt/simt.h"
 
 #define SEPARATIONFACTOR_SIMT 1

@@ -6,7 +6,7 @@
 #include <cstdint>
 
 #include "core/cuda/device.h"
-#include "core/dtypes.h"
+#include "core/types.h"
 
 namespace separationfactor {
 namespace cuda {
@@ -182,7 +182,7 @@ __device__ __forceinline__ typename T::Bits PlusZero(typename T::Bits entry) {
   }
 }
 
-// An entry's order key: Key of dtypes.h, but in fewer steps. `score_mask` clears the sign where magnitudes are ranked,
+// An entry's order key: Key of types.h, but in fewer steps. `score_mask` clears the sign where magnitudes are ranked,
 // and what is left is ranked by value: one kernel serves both scores. No key is 0, not -inf's either.
 template <class T>
 __device__ __forceinline__ typename T::Bits KeyOf(typename T::Bits entry, typename T::Bits score_mask) {

@@ -14,8 +14,8 @@
 #include "core/cuda/radix_rows-inl.h"
 #include "core/cuda/separate_cuda.h"
 #include "core/cuda/short_rows-inl.h"
-#include "core/dtypes.h"
 #include "core/separate.h"
+#include "core/types.h"
 
 namespace separationfactor {
 namespace cuda {

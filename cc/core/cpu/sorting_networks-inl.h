@@ -1,14 +1,12 @@
-// Vectors of rows in columns, and sorting networks over them.
+// Sorting networks over columns.
 
-#ifndef SEPARATIONFACTOR_CORE_COLUMNS_INL_H_
-#define SEPARATIONFACTOR_CORE_COLUMNS_INL_H_
+#ifndef SEPARATIONFACTOR_CORE_CPU_SORTING_NETWORKS_INL_H_
+#define SEPARATIONFACTOR_CORE_CPU_SORTING_NETWORKS_INL_H_
 
 #include <cstdint>
 #include <utility>
 
-#include "core/scores-inl.h"
-#include "core/separate.h"
-#include "core/simd-inl.h"
+#include "core/cpu/simd-inl.h"
 
 namespace separationfactor {
 namespace {
@@ -52,94 +50,14 @@ constexpr Network<kSize> BitonicMerge() {
   return network;
 }
 
-// As many rows at a time as a vector has lanes: each lane is a row, each vector a column, so that nothing goes across
-// lanes.
-template <class T, Score kScore>
-struct Columns {
-  using L = Scored<T, kScore>;
-  using Bits = typename T::Bits;
-  using Wide = Simd<typename T::Number>;
-  using Vec = typename Wide::Vec;
+// Ranks in columns: each lane is a row, each vector a column.
+template <class Number>
+struct Ranking {
+  using Wide = Simd<Number>;
   using IntVec = typename Wide::IntVec;
   using Integer = typename Wide::Integer;
-  using Mask = typename Wide::Mask;
-  static constexpr int kRows = Wide::kLanes;
-  static constexpr int kElement = sizeof(Integer), kPart = 16 / kElement;
   // Of longer rows, sorting finds no more than the eighth; sixteen vectors sorted do not stay in registers.
   static constexpr int kMostSorted = 8;
-
-  struct Batch {
-    const Bits* x;
-    Bits* y;
-    uint8_t* selected;
-    int rows, n;
-  };
-  // The rows from `row` on that there are, as many as a batch has at most.
-  static Batch BatchAt(const SeparateArgs& args, int64_t row, int64_t end) {
-    return {static_cast<const Bits*>(args.x) + row * args.n, static_cast<Bits*>(args.y) + row * args.n,
-            args.selected + row * BitmaskBytes(args.n), static_cast<int>(Smaller(kRows, end - row)),
-            static_cast<int>(args.n)};
-  }
-
-  // ---- Rows into columns, and back -------------------------------------------------------------------------
-
-  // The first of a batch's rows, from which the others lie a multiple of as many rows away.
-  template <class Char>
-  struct FirstRows {
-    FirstRows(Char* first, int64_t row_bytes) {
-      for (int row = 0; row < kPart; ++row) {
-        of[row] = first + row * row_bytes;
-        // Or the compiler keeps each row's distance for each group, which is more than there are registers.
-        __asm__("" : "+r"(of[row]));
-      }
-    }
-    Char* of[kPart];
-  };
-
-  // Columns from 16 bytes of each row, and back into them.
-  [[gnu::always_inline]] static void LoadPart(const FirstRows<const char>& rows, int64_t offset, int64_t stride,
-                                              Vec (&part)[kPart]) {
-    for (int row = 0; row < kPart; ++row) part[row] = Wide::LoadQuarters(rows.of[row] + offset, stride);
-    Turn(part);
-  }
-  [[gnu::always_inline]] static void StorePart(Vec (&part)[kPart], const FirstRows<char>& rows, int64_t offset,
-                                               int64_t stride) {
-    Turn(part);
-    for (int row = 0; row < kPart; ++row) Wide::StoreQuarters(rows.of[row] + offset, stride, part[row]);
-  }
-
-  // Turns 16 bytes each of kPart rows into columns, and back.
-  static void Turn(Vec (&part)[kPart]) {
-    if constexpr (kPart == 2) {
-      const Vec first = part[0];
-      part[0] = Wide::template Interleave<8, false>(first, part[1]);
-      part[1] = Wide::template Interleave<8, true>(first, part[1]);
-    } else {
-      const Vec low01 = Wide::template Interleave<4, false>(part[0], part[1]);
-      const Vec high01 = Wide::template Interleave<4, true>(part[0], part[1]);
-      const Vec low23 = Wide::template Interleave<4, false>(part[2], part[3]);
-      const Vec high23 = Wide::template Interleave<4, true>(part[2], part[3]);
-      part[0] = Wide::template Interleave<8, false>(low01, low23);
-      part[1] = Wide::template Interleave<8, true>(low01, low23);
-      part[2] = Wide::template Interleave<8, false>(high01, high23);
-      part[3] = Wide::template Interleave<8, true>(high01, high23);
-    }
-  }
-
-  template <class Word>
-  static void WriteWords(const Batch& batch, IntVec row_bits) {
-    typedef Word Words __attribute__((vector_size(kRows * sizeof(Word))));
-    const Words words = __builtin_convertvector(row_bits, Words);
-    if (batch.rows == kRows) {
-      __builtin_memcpy(batch.selected, &words, sizeof(words));
-    } else {
-      __builtin_memcpy(batch.selected, &words, batch.rows * sizeof(Word));
-    }
-  }
-
-  static bool Any(IntVec mask) { return Wide::BitsOf(Wide::Unordered((Vec)mask, (Vec)mask)) != 0; }
-
-  // ---- Order -----------------------------------------------------------------------------------------------
 
   template <class Column>
   static Column Greater(Column a, Column b) {
@@ -202,4 +120,4 @@ struct Columns {
 }  // namespace
 }  // namespace separationfactor
 
-#endif  // SEPARATIONFACTOR_CORE_COLUMNS_INL_H_
+#endif  // SEPARATIONFACTOR_CORE_CPU_SORTING_NETWORKS_INL_H_

@@ -6,8 +6,8 @@
 // file nor those that include it use templates or inline functions of the standard library; the test
 // `kernels_define_no_shared_symbols` checks the objects.
 
-#ifndef SEPARATIONFACTOR_CORE_SIMD_INL_H_
-#define SEPARATIONFACTOR_CORE_SIMD_INL_H_
+#ifndef SEPARATIONFACTOR_CORE_CPU_SIMD_INL_H_
+#define SEPARATIONFACTOR_CORE_CPU_SIMD_INL_H_
 
 #include <cstdint>
 #include <type_traits>
@@ -455,4 +455,4 @@ struct Simd {
 }  // namespace
 }  // namespace separationfactor
 
-#endif  // SEPARATIONFACTOR_CORE_SIMD_INL_H_
+#endif  // SEPARATIONFACTOR_CORE_CPU_SIMD_INL_H_

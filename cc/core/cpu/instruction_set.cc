@@ -1,4 +1,4 @@
-#include "core/instruction_set.h"
+#include "core/cpu/instruction_set.h"
 
 #if defined(__x86_64__)
 #include <cpuid.h>

@@ -2,8 +2,8 @@
 //
 // The namespace is unnamed because files compiled for different instruction sets include this: see simd-inl.h.
 
-#ifndef SEPARATIONFACTOR_CORE_DTYPES_H_
-#define SEPARATIONFACTOR_CORE_DTYPES_H_
+#ifndef SEPARATIONFACTOR_CORE_TYPES_H_
+#define SEPARATIONFACTOR_CORE_TYPES_H_
 
 #include <cstdint>
 
@@ -145,4 +145,4 @@ inline void WithDType(DType dtype, Function&& function) {
 }  // namespace
 }  // namespace separationfactor
 
-#endif  // SEPARATIONFACTOR_CORE_DTYPES_H_
+#endif  // SEPARATIONFACTOR_CORE_TYPES_H_

@@ -1,67 +1,24 @@
-// Short rows, a vector of rows at a time.
+// Short rows, each in a lane: a vector of rows at a time.
 
-#ifndef SEPARATIONFACTOR_CORE_SHORT_ROWS_INL_H_
-#define SEPARATIONFACTOR_CORE_SHORT_ROWS_INL_H_
+#ifndef SEPARATIONFACTOR_CORE_CPU_ROWS_IN_LANES_INL_H_
+#define SEPARATIONFACTOR_CORE_CPU_ROWS_IN_LANES_INL_H_
 
 #include <cstdint>
 #include <cstring>
 
-#include "core/columns-inl.h"
-#include "core/long_rows-inl.h"
-#include "core/products-inl.h"
-#include "core/scores-inl.h"
-#include "core/select-inl.h"
+#include "core/cpu/bisection-inl.h"
+#include "core/cpu/products-inl.h"
+#include "core/cpu/row_batch-inl.h"
+#include "core/cpu/scores-inl.h"
+#include "core/cpu/simd-inl.h"
+#include "core/cpu/sorting_networks-inl.h"
+#include "core/cpu/transpose-inl.h"
+#include "core/cpu/write_cut-inl.h"
+#include "core/cpu/write_packed-inl.h"
 #include "core/separate.h"
-#include "core/simd-inl.h"
 
 namespace separationfactor {
 namespace {
-
-// Writes what the bits of the rows select; rows lie one after another, so their bits make one long string.
-template <class T, bool kMaskOnly>
-class PackedWriter {
- public:
-  using S = typename Products<T>::S;
-  using Vec = typename S::Vec;
-  using Bits = typename T::Bits;
-
-  PackedWriter(const Bits* from, Bits* to, const Products<T>& products) : from_(from), to_(to), products_(products) {}
-
-  // The next `count` entries, 1 <= count <= 64.
-  void Add(uint64_t bits, int count) {
-    word_ |= bits << filled_;
-    filled_ += count;
-    if (filled_ < kBlock) return;
-    Block(kBlock);
-    filled_ -= kBlock;
-    word_ = filled_ > 0 ? bits >> (count - filled_) : 0;
-  }
-  void Finish() {
-    if (filled_ > 0) Block(filled_);
-  }
-
- private:
-  void Block(int count) {
-    int j = 0;
-#pragma GCC unroll 8
-    for (; j + S::kLanes <= count; j += S::kLanes) {
-      const Vec raw = S::Load(from_ + j);
-      S::Store(to_ + j, products_.template Product<kMaskOnly>(raw, S::MaskOf(word_ >> j)));
-    }
-    if (j < count) {
-      const Vec raw = S::LoadFirst(from_ + j, count - j);
-      S::StoreFirst(to_ + j, products_.template Product<kMaskOnly>(raw, S::MaskOf(word_ >> j)), count - j);
-    }
-    from_ += count;
-    to_ += count;
-  }
-
-  const Bits* from_;
-  Bits* to_;
-  const Products<T>& products_;
-  uint64_t word_ = 0;
-  int filled_ = 0;
-};
 
 // Lanes of 32 bits, as many as there are lanes of kBytes in a vector: for counts and their logarithms.
 template <int kBytes>
@@ -80,8 +37,10 @@ struct CountLanes<8> {
 // Rows of up to kMaxEntries, a batch at a time. Columns hold scores as they are, or order keys where there are NaN,
 // which scores do not order, and in the half types.
 template <class T, Score kScore>
-class ShortRows : private Columns<T, kScore> {
-  using C = Columns<T, kScore>;
+class RowsInLanes : private RowBatch<T, kScore> {
+  using C = RowBatch<T, kScore>;
+  using Turn = Transpose<typename T::Number>;
+  using Order = Ranking<typename T::Number>;
 
  public:
   using typename C::Batch;
@@ -122,9 +81,6 @@ class ShortRows : private Columns<T, kScore> {
 
  private:
   using C::Any;
-  using C::kElement;
-  using C::kMostSorted;
-  using C::kPart;
   using typename C::Bits;
   using typename C::Integer;
   using typename C::IntVec;
@@ -132,6 +88,8 @@ class ShortRows : private Columns<T, kScore> {
   using typename C::Mask;
   using typename C::Vec;
   using typename C::Wide;
+  static constexpr int kElement = Turn::kElement, kPart = Turn::kPart;
+  static constexpr int kMostSorted = Order::kMostSorted;
   using Numbers = typename L::Numbers;
   using Counts = typename CountLanes<sizeof(Integer)>::Counts;
   using Floats = typename CountLanes<sizeof(Integer)>::Floats;
@@ -182,11 +140,11 @@ class ShortRows : private Columns<T, kScore> {
       from = reinterpret_cast<const char*>(copy);
     }
     const int64_t row_bytes = int64_t{n} * kElement;
-    const typename C::template FirstRows<const char> first(from, row_bytes);
+    const typename Turn::template FirstRows<const char> first(from, row_bytes);
     auto nans = Wide::Unordered(Vec{}, Vec{});
     for (int j = 0;; j = NextPart(j, n)) {
       Vec part[kPart];
-      C::LoadPart(first, j * kElement, kPart * row_bytes, part);
+      Turn::LoadPart(first, j * kElement, kPart * row_bytes, part);
       for (int i = 0; i < kPart; ++i) columns[j + i] = (Column)part[i];
       if constexpr (!kIsHalf) {
         for (int i = 0; i < kPart; i += 2) nans |= Wide::Unordered(part[i], part[i + 1]);
@@ -224,13 +182,13 @@ class ShortRows : private Columns<T, kScore> {
         alignas(64) Integer copy[kRows * kMaxWord];
         char* const to = rows == kRows ? reinterpret_cast<char*>(batch.y) : reinterpret_cast<char*>(copy);
         const int64_t row_bytes = int64_t{n} * kElement;
-        const typename C::template FirstRows<char> first(to, row_bytes);
+        const typename Turn::template FirstRows<char> first(to, row_bytes);
         for (int j = 0;; j = NextPart(j, n)) {
           Vec part[kPart];
           for (int i = 0; i < kPart; ++i) {
             part[i] = products.template Product<kMaskOnly>(entries[j + i], masks[j + i]);
           }
-          C::StorePart(part, first, j * kElement, kPart * row_bytes);
+          Turn::StorePart(part, first, j * kElement, kPart * row_bytes);
           if (j + kPart >= n) break;
         }
         if (rows < kRows) std::memcpy(batch.y, copy, rows * row_bytes);
@@ -274,8 +232,7 @@ class ShortRows : private Columns<T, kScore> {
     Integer keys[kRows], quotas[kRows];
     __builtin_memcpy(keys, &cuts.keys, sizeof(keys));
     __builtin_memcpy(quotas, &cuts.quotas, sizeof(quotas));
-    using R = Row<T, kScore>;
-    using Lane = typename R::Lane;
+    using Lane = typename L::Lane;
     for (int row = 0; row < batch.rows; ++row) {
       if constexpr (!kIsHalf) {
         // A pivot among the negative denormals has the zeros above it, but compares as equal to them.
@@ -288,7 +245,8 @@ class ShortRows : private Columns<T, kScore> {
         cut.is_nan = cut.quota > 0;
         cut.threshold = kHighest<Lane>;
       }
-      R::Write(batch.x + row * n, batch.y + row * n, batch.selected + row * BitmaskBytes(n), n, cut, products);
+      WriteCut<T, kScore>(batch.x + row * n, batch.y + row * n, batch.selected + row * BitmaskBytes(n), n, cut,
+                          products);
     }
   }
 
@@ -333,13 +291,13 @@ class ShortRows : private Columns<T, kScore> {
   static Column KthGreatest(Column* columns, int n, int k) {
     if (k == 1) {
       Column greatest = columns[0];
-      for (int j = 1; j < n; ++j) greatest = C::Greater(columns[j], greatest);
+      for (int j = 1; j < n; ++j) greatest = Order::Greater(columns[j], greatest);
       return greatest;
     }
-    const typename C::template Rank<Column> rank(n, k);
+    const typename Order::template Rank<Column> rank(n, k);
     for (int j = n; j < n + kPadding; ++j) columns[j] = rank.padding;
-    return rank.rank <= kMostSorted ? C::template Ranked<kMostSorted>(columns, n, rank)
-                                    : C::template Ranked<kPadding>(columns, n, rank);
+    return rank.rank <= kMostSorted ? Order::template Ranked<kMostSorted>(columns, n, rank)
+                                    : Order::template Ranked<kPadding>(columns, n, rank);
   }
 
   // How many of each row are at or above a bound; in four sums, as a sum waits for the one before.
@@ -486,4 +444,4 @@ class ShortRows : private Columns<T, kScore> {
 }  // namespace
 }  // namespace separationfactor
 
-#endif  // SEPARATIONFACTOR_CORE_SHORT_ROWS_INL_H_
+#endif  // SEPARATIONFACTOR_CORE_CPU_ROWS_IN_LANES_INL_H_

@@ -1,7 +1,7 @@
 // Sets the thread's floating-point unit to flush denormals, results and operands, to zeros of their sign.
 
-#ifndef SEPARATIONFACTOR_CORE_FLUSH_DENORMALS_H_
-#define SEPARATIONFACTOR_CORE_FLUSH_DENORMALS_H_
+#ifndef SEPARATIONFACTOR_CORE_CPU_FLUSH_DENORMALS_H_
+#define SEPARATIONFACTOR_CORE_CPU_FLUSH_DENORMALS_H_
 
 #include <cstdint>
 
@@ -44,4 +44,4 @@ class ScopedFlushDenormals {
 
 }  // namespace separationfactor
 
-#endif  // SEPARATIONFACTOR_CORE_FLUSH_DENORMALS_H_
+#endif  // SEPARATIONFACTOR_CORE_CPU_FLUSH_DENORMALS_H_

@@ -1,7 +1,7 @@
 // Which instruction set the kernels use. Results do not depend on it.
 
-#ifndef SEPARATIONFACTOR_CORE_INSTRUCTION_SET_H_
-#define SEPARATIONFACTOR_CORE_INSTRUCTION_SET_H_
+#ifndef SEPARATIONFACTOR_CORE_CPU_INSTRUCTION_SET_H_
+#define SEPARATIONFACTOR_CORE_CPU_INSTRUCTION_SET_H_
 
 #include <string>
 #include <vector>
@@ -30,4 +30,4 @@ bool SetInstructionSet(InstructionSet set);
 
 }  // namespace separationfactor
 
-#endif  // SEPARATIONFACTOR_CORE_INSTRUCTION_SET_H_
+#endif  // SEPARATIONFACTOR_CORE_CPU_INSTRUCTION_SET_H_

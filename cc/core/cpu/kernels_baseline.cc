@@ -1,4 +1,4 @@
-#include "core/kernels-inl.h"
+#include "core/cpu/kernels-inl.h"
 
 namespace separationfactor {
 

@@ -1,7 +1,7 @@
 // The kernels of one instruction set: what separate.cc shares out among threads.
 
-#ifndef SEPARATIONFACTOR_CORE_KERNELS_H_
-#define SEPARATIONFACTOR_CORE_KERNELS_H_
+#ifndef SEPARATIONFACTOR_CORE_CPU_KERNELS_H_
+#define SEPARATIONFACTOR_CORE_CPU_KERNELS_H_
 
 #include <cstdint>
 
@@ -44,4 +44,4 @@ extern const Kernels kAvx512Kernels;
 
 }  // namespace separationfactor
 
-#endif  // SEPARATIONFACTOR_CORE_KERNELS_H_
+#endif  // SEPARATIONFACTOR_CORE_CPU_KERNELS_H_

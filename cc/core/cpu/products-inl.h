@@ -1,13 +1,13 @@
-// What the factors make of entries, a vector at a time, bit for bit what the scalar code of dtypes.h makes.
+// What the factors make of entries, a vector at a time, bit for bit what the scalar code of types.h makes.
 
-#ifndef SEPARATIONFACTOR_CORE_PRODUCTS_INL_H_
-#define SEPARATIONFACTOR_CORE_PRODUCTS_INL_H_
+#ifndef SEPARATIONFACTOR_CORE_CPU_PRODUCTS_INL_H_
+#define SEPARATIONFACTOR_CORE_CPU_PRODUCTS_INL_H_
 
 #include <cstdint>
 #include <type_traits>
 
-#include "core/dtypes.h"
-#include "core/simd-inl.h"
+#include "core/cpu/simd-inl.h"
+#include "core/types.h"
 
 namespace separationfactor {
 namespace {
@@ -205,4 +205,4 @@ class Products {
 }  // namespace
 }  // namespace separationfactor
 
-#endif  // SEPARATIONFACTOR_CORE_PRODUCTS_INL_H_
+#endif  // SEPARATIONFACTOR_CORE_CPU_PRODUCTS_INL_H_

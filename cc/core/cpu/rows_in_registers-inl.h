@@ -1,17 +1,18 @@
-// The shortest rows: their columns stay in registers.
+// The shortest rows: all their columns stay in registers.
 
-#ifndef SEPARATIONFACTOR_CORE_SHORTEST_ROWS_INL_H_
-#define SEPARATIONFACTOR_CORE_SHORTEST_ROWS_INL_H_
+#ifndef SEPARATIONFACTOR_CORE_CPU_ROWS_IN_REGISTERS_INL_H_
+#define SEPARATIONFACTOR_CORE_CPU_ROWS_IN_REGISTERS_INL_H_
 
 #include <cstdint>
 #include <type_traits>
 
-#include "core/columns-inl.h"
-#include "core/products-inl.h"
-#include "core/scores-inl.h"
+#include "core/cpu/products-inl.h"
+#include "core/cpu/row_batch-inl.h"
+#include "core/cpu/rows_in_lanes-inl.h"
+#include "core/cpu/simd-inl.h"
+#include "core/cpu/sorting_networks-inl.h"
+#include "core/cpu/transpose-inl.h"
 #include "core/separate.h"
-#include "core/short_rows-inl.h"
-#include "core/simd-inl.h"
 
 namespace separationfactor {
 namespace {
@@ -20,8 +21,10 @@ namespace {
 // compiler, which keeps in registers what it can. The last group is of the rows' last four entries; what the group
 // before has of them comes again.
 template <class T, Score kScore>
-class ShortestRows : private Columns<T, kScore> {
-  using C = Columns<T, kScore>;
+class RowsInRegisters : private RowBatch<T, kScore> {
+  using C = RowBatch<T, kScore>;
+  using Turn = Transpose<typename T::Number>;
+  using Order = Ranking<typename T::Number>;
   static constexpr int kGroup = 4, kMostGroups = 4;
 
  public:
@@ -37,10 +40,7 @@ class ShortestRows : private Columns<T, kScore> {
   }
 
  private:
-  using Short = ShortRows<T, kScore>;
-  using C::kElement;
-  using C::kMostSorted;
-  using C::kPart;
+  using Short = RowsInLanes<T, kScore>;
   using C::kRows;
   using typename C::Batch;
   using typename C::Bits;
@@ -50,9 +50,11 @@ class ShortestRows : private Columns<T, kScore> {
   using typename C::Mask;
   using typename C::Vec;
   using typename C::Wide;
+  static constexpr int kElement = Turn::kElement, kPart = Turn::kPart;
+  static constexpr int kMostSorted = Order::kMostSorted;
 
   // Whatever the networks make of a NaN: not less than a number are the NaNs and what is as great. If these are k, they
-  // are the greatest. If not, or if the threshold is a NaN, which selects all, ShortRows does the work.
+  // are the greatest. If not, or if the threshold is a NaN, which selects all, RowsInLanes does the work.
   template <bool kMaskOnly, int kGroups>
   [[gnu::noinline]] static void SeparateGroups(Batch batch, int64_t batches, int k, const Products<T>& by_reference) {
     constexpr int kColumns = kGroups * kGroup, kLast = kColumns - kGroup;
@@ -65,7 +67,7 @@ class ShortestRows : private Columns<T, kScore> {
     const auto offset_of = [row_bytes](int group) {
       return group < kGroups - 1 ? kGroup * kElement * group : row_bytes - kGroup * kElement;
     };
-    const typename C::template Rank<Vec> rank(n, k);
+    const typename Order::template Rank<Vec> rank(n, k);
     // What a selected column adds to its rows' words: its bit and, beyond the bits, one to be counted.
     constexpr int kCount = kMostGroups * kGroup;
     const IntVec wanted = Wide::SetInteger(static_cast<Integer>(k));
@@ -79,7 +81,7 @@ class ShortestRows : private Columns<T, kScore> {
     const Bits* x = batch.x;
     Bits* y = batch.y;
     uint8_t* selected = batch.selected;
-    // Where there was one that ShortRows had to do, there may be more.
+    // Where there was one that RowsInLanes had to do, there may be more.
     constexpr int kPassOn = 16;
     int pass_on = 0;
     const auto here = [&] { return Batch{x, y, selected, kRows, n}; };
@@ -95,7 +97,7 @@ class ShortestRows : private Columns<T, kScore> {
         continue;
       }
       Vec entries[kColumns], scores[kColumns];
-      const typename C::template FirstRows<const char> x_rows(reinterpret_cast<const char*>(x), row_bytes);
+      const typename Turn::template FirstRows<const char> x_rows(reinterpret_cast<const char*>(x), row_bytes);
 #pragma GCC unroll 4
       for (int group = 0; group < kGroups; ++group) {
         LoadGroup(x_rows, offset_of(group), kPart * row_bytes, entries + group * kGroup);
@@ -105,13 +107,13 @@ class ShortestRows : private Columns<T, kScore> {
       Vec threshold = scores[0];
       if (k == 1) {
 #pragma GCC unroll 16
-        for (int j = 1; j < kColumns; ++j) threshold = C::Greater(scores[j], threshold);
+        for (int j = 1; j < kColumns; ++j) threshold = Order::Greater(scores[j], threshold);
       } else {
         Vec once[kColumns];
 #pragma GCC unroll 16
         for (int j = 0; j < kColumns; ++j) once[j] = scores[j];
         for (int j = 0; j < again; ++j) once[kLast + j] = rank.padding;
-        threshold = C::template Ranked<kFirst, kMore>(once, kColumns, rank);
+        threshold = Order::template Ranked<kFirst, kMore>(once, kColumns, rank);
       }
       Mask masks[kColumns];
       IntVec words{};
@@ -125,7 +127,7 @@ class ShortestRows : private Columns<T, kScore> {
         pass_on = kPassOn;
       } else {
         C::template WriteWords<Word>(here(), words);
-        const typename C::template FirstRows<char> y_rows(reinterpret_cast<char*>(y), row_bytes);
+        const typename Turn::template FirstRows<char> y_rows(reinterpret_cast<char*>(y), row_bytes);
         // What comes again is written first, and then over.
 #pragma GCC unroll 4
         for (int group = kGroups - 1; group >= 0; --group) {
@@ -149,20 +151,20 @@ class ShortestRows : private Columns<T, kScore> {
   }
 
   // Four columns, from 16 bytes of each row or, of float64, twice that.
-  [[gnu::always_inline]] static void LoadGroup(const typename C::template FirstRows<const char>& rows, int64_t offset,
-                                               int64_t stride, Vec* columns) {
+  [[gnu::always_inline]] static void LoadGroup(const typename Turn::template FirstRows<const char>& rows,
+                                               int64_t offset, int64_t stride, Vec* columns) {
     for (int j = 0; j < kGroup; j += kPart) {
       Vec part[kPart];
-      C::LoadPart(rows, offset + j * kElement, stride, part);
+      Turn::LoadPart(rows, offset + j * kElement, stride, part);
       for (int i = 0; i < kPart; ++i) columns[j + i] = part[i];
     }
   }
-  [[gnu::always_inline]] static void StoreGroup(const Vec* columns, const typename C::template FirstRows<char>& rows,
+  [[gnu::always_inline]] static void StoreGroup(const Vec* columns, const typename Turn::template FirstRows<char>& rows,
                                                 int64_t offset, int64_t stride) {
     for (int j = 0; j < kGroup; j += kPart) {
       Vec part[kPart];
       for (int i = 0; i < kPart; ++i) part[i] = columns[j + i];
-      C::StorePart(part, rows, offset + j * kElement, stride);
+      Turn::StorePart(part, rows, offset + j * kElement, stride);
     }
   }
 };
@@ -170,4 +172,4 @@ class ShortestRows : private Columns<T, kScore> {
 }  // namespace
 }  // namespace separationfactor
 
-#endif  // SEPARATIONFACTOR_CORE_SHORTEST_ROWS_INL_H_
+#endif  // SEPARATIONFACTOR_CORE_CPU_ROWS_IN_REGISTERS_INL_H_

@@ -1,26 +1,28 @@
 // The kernels, once for all instruction sets: see simd-inl.h for how that works.
 //
 // A row's selection is a Cut: what scores above a threshold, and the first few of those that equal it. Finding
-// the cut (select-inl.h) and writing what it selects are separate steps, except for long rows with a small k,
-// where one pass over the row does both (long_rows-inl.h).
+// the cut (bisection-inl.h, sample-inl.h) and writing what it selects are separate steps, except for long rows with a
+// small k, where one pass over the row does both (stream-inl.h).
 
-#ifndef SEPARATIONFACTOR_CORE_KERNELS_INL_H_
-#define SEPARATIONFACTOR_CORE_KERNELS_INL_H_
+#ifndef SEPARATIONFACTOR_CORE_CPU_KERNELS_INL_H_
+#define SEPARATIONFACTOR_CORE_CPU_KERNELS_INL_H_
 
 #include <cstdint>
-#include <type_traits>
 
-#include "core/dtypes.h"
-#include "core/kernels.h"
-#include "core/long_rows-inl.h"
-#include "core/products-inl.h"
-#include "core/scores-inl.h"
-#include "core/select-inl.h"
+#include "core/cpu/bisection-inl.h"
+#include "core/cpu/greatest-inl.h"
+#include "core/cpu/kernels.h"
+#include "core/cpu/products-inl.h"
+#include "core/cpu/rows_in_lanes-inl.h"
+#include "core/cpu/rows_in_registers-inl.h"
+#include "core/cpu/sample-inl.h"
+#include "core/cpu/scale-inl.h"
+#include "core/cpu/scores-inl.h"
+#include "core/cpu/split_row-inl.h"
+#include "core/cpu/stream-inl.h"
+#include "core/cpu/write_cut-inl.h"
 #include "core/separate.h"
-#include "core/short_rows-inl.h"
-#include "core/shortest_rows-inl.h"
-#include "core/simd-inl.h"
-#include "core/split_row-inl.h"
+#include "core/types.h"
 
 namespace separationfactor {
 namespace {
@@ -29,12 +31,12 @@ namespace {
 // (AVX-512, 2.6 GHz, 2 MB second-level cache) by kernels_benchmark; copying takes 0.27 where it goes beyond
 // that cache.
 enum class Path {
-  kAllOrNone,  // k = 0 or k = n
-  kShortest,   // 4 to 16 entries, not of the half types: as kShort, with all columns in registers
+  kAllOrNone,        // k = 0 or k = n
+  kRowsInRegisters,  // 4 to 16 entries, not of the half types: as kRowsInLanes, with all columns in registers
   // Short rows in the lanes of a vector: by sorting networks, or up to 256 entries by bisection in lanes, if there
   // are rows enough. (With AVX2 on a Zen 3, where copying takes 0.12: 10 entries 0.5 with k = 1, 0.8 with 3; 64
   // entries, k = 8: 0.6, where bisection in lanes takes 1.4; 256 entries, k = 16: 0.85.)
-  kShort,
+  kRowsInLanes,
   kGreatest,  // k = 1: looks for the greatest (1,000 entries: 0.26, where kBisection takes 0.4)
   // Little of a long row is selected: candidates above a bound, by one pass that writes as well. (131,072 entries,
   // k = 64: 0.29, where kSample takes 0.31; 1,000,000, k = 100: 0.29 against 0.42. Candidates are costly: with
@@ -48,13 +50,13 @@ enum class Path {
 
 template <class T, Score kScore>
 Path ChoosePath(int64_t rows, int64_t n, int64_t k) {
-  using Short = ShortRows<T, kScore>;
+  using Short = RowsInLanes<T, kScore>;
   if (k == 0 || k == n) return Path::kAllOrNone;
-  if (ShortestRows<T, kScore>::Take(n)) return Path::kShortest;
-  if (n <= Short::kMaxWord) return Path::kShort;
+  if (RowsInRegisters<T, kScore>::Take(n)) return Path::kRowsInRegisters;
+  if (n <= Short::kMaxWord) return Path::kRowsInLanes;
   if (k == 1) return Path::kGreatest;
   // It takes as long for one row as for a vector of rows.
-  if (n <= Short::kMaxEntries && rows > Short::kRows / 2) return Path::kShort;
+  if (n <= Short::kMaxEntries && rows > Short::kRows / 2) return Path::kRowsInLanes;
   if (n >= 2048 && k <= n / 256) return Path::kStream;
   if (n >= 4096) return Path::kSample;
   return Path::kBisection;
@@ -62,18 +64,17 @@ Path ChoosePath(int64_t rows, int64_t n, int64_t k) {
 
 template <class T, Score kScore>
 void SeparateRows(const SeparateArgs& args, int64_t begin, int64_t end, void* scratch) {
-  using R = Row<T, kScore>;
-  using L = typename R::L;
-  using Lane = typename R::Lane;
+  using L = Scored<T, kScore>;
+  using Lane = typename L::Lane;
   using Bits = typename T::Bits;
   const Products<T> products(args.separation, args.suppression);
   const Path path = ChoosePath<T, kScore>(end - begin, args.n, args.k);
-  if (path == Path::kShortest) {
-    if constexpr (sizeof(Bits) > 2) ShortestRows<T, kScore>::Separate(args, begin, end, products);
+  if (path == Path::kRowsInRegisters) {
+    if constexpr (sizeof(Bits) > 2) RowsInRegisters<T, kScore>::Separate(args, begin, end, products);
     return;
   }
-  if (path == Path::kShort) {
-    ShortRows<T, kScore>::Separate(args, begin, end, products);
+  if (path == Path::kRowsInLanes) {
+    RowsInLanes<T, kScore>::Separate(args, begin, end, products);
     return;
   }
   Lane* const lanes = static_cast<Lane*>(scratch);
@@ -87,8 +88,8 @@ void SeparateRows(const SeparateArgs& args, int64_t begin, int64_t end, void* sc
         // Nothing is above NaN, and all is at or above the lowest score there can be.
         cut = args.k == 0 ? Cut<Lane>{Lane{}, 0, true} : Cut<Lane>{kLowest<Lane>, args.n};
         break;
-      case Path::kShortest:
-      case Path::kShort:
+      case Path::kRowsInRegisters:
+      case Path::kRowsInLanes:
         break;
       case Path::kGreatest:
         SeparateGreatest<T, kScore>(x, y, selected, args.n, products);
@@ -115,71 +116,7 @@ void SeparateRows(const SeparateArgs& args, int64_t begin, int64_t end, void* sc
         }
         break;
     }
-    R::Write(x, y, selected, args.n, cut, products);
-  }
-}
-
-// ---- Scaling by a bitmask --------------------------------------------------------------------------------
-
-template <class T, bool kMaskOnly>
-void ScaleRow(const typename T::Bits* v, typename T::Bits* out, const uint8_t* selected, int64_t n,
-              const Products<T>& products) {
-  using S = typename Products<T>::S;
-  using Vec = typename S::Vec;
-  constexpr int kLanes = S::kLanes;
-  int64_t i = 0;
-  for (; i + kBlock <= n; i += kBlock) {
-    const uint64_t bits = LoadBits(selected + i / 8, kBlock);
-    if (kMaskOnly && bits == 0) {
-      // v is not read at all where nothing is selected.
-#pragma GCC unroll 8
-      for (int j = 0; j < kBlock; j += kLanes) S::Store(out + i + j, Vec{});
-      continue;
-    }
-#pragma GCC unroll 8
-    for (int j = 0; j < kBlock; j += kLanes) {
-      S::Store(out + i + j, products.template Product<kMaskOnly>(S::Load(v + i + j), S::MaskOf(bits >> j)));
-    }
-  }
-  if (i == n) return;
-  const uint64_t bits = LoadBits(selected + i / 8, static_cast<int>(n - i));
-  for (int j = 0; i + j < n; j += kLanes) {
-    const int count = static_cast<int>(Smaller(kLanes, n - i - j));
-    const Vec raw = count == kLanes ? S::Load(v + i + j) : S::LoadFirst(v + i + j, count);
-    const Vec product = products.template Product<kMaskOnly>(raw, S::MaskOf(bits >> j));
-    count == kLanes ? S::Store(out + i + j, product) : S::StoreFirst(out + i + j, product, count);
-  }
-}
-
-// Rows shorter than a block, written as one long row.
-template <class T, bool kMaskOnly>
-void ScaleShortRows(const ScaleSelectedArgs& args, int64_t begin, int64_t end, const Products<T>& products) {
-  const auto n = static_cast<int>(args.n);
-  const auto bytes = static_cast<int>(BitmaskBytes(n));
-  PackedWriter<T, kMaskOnly> writer(static_cast<const typename T::Bits*>(args.v) + begin * n,
-                                    static_cast<typename T::Bits*>(args.out) + begin * n, products);
-  const uint64_t valid = (uint64_t{1} << n) - 1;
-  const uint8_t* selected = args.selected + begin * bytes;
-  const uint8_t* const selected_end = args.selected + end * bytes;
-  // A whole word may be read where it is inside the bitmask.
-  for (; selected + 8 <= selected_end; selected += bytes) writer.Add(LoadBits(selected, kBlock) & valid, n);
-  for (; selected < selected_end; selected += bytes) writer.Add(LoadBits(selected, n), n);
-  writer.Finish();
-}
-
-template <class T>
-void ScaleRows(const ScaleSelectedArgs& args, int64_t begin, int64_t end) {
-  const Products<T> products(args.separation, args.suppression);
-  if (args.n < kBlock) {
-    const auto scale = products.MaskOnly() ? ScaleShortRows<T, true> : ScaleShortRows<T, false>;
-    scale(args, begin, end, products);
-    return;
-  }
-  const auto scale = products.MaskOnly() ? ScaleRow<T, true> : ScaleRow<T, false>;
-  for (int64_t row = begin; row < end; ++row) {
-    scale(static_cast<const typename T::Bits*>(args.v) + row * args.n,
-          static_cast<typename T::Bits*>(args.out) + row * args.n, args.selected + row * BitmaskBytes(args.n), args.n,
-          products);
+    WriteCut<T, kScore>(x, y, selected, args.n, cut, products);
   }
 }
 
@@ -216,4 +153,4 @@ constexpr Kernels kKernels = {SeparateAny, SeparateSplitAny, ScaleAny};
 }  // namespace
 }  // namespace separationfactor
 
-#endif  // SEPARATIONFACTOR_CORE_KERNELS_INL_H_
+#endif  // SEPARATIONFACTOR_CORE_CPU_KERNELS_INL_H_

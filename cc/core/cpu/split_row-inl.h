@@ -1,16 +1,19 @@
 // One long row, shared by several threads.
 
-#ifndef SEPARATIONFACTOR_CORE_SPLIT_ROW_INL_H_
-#define SEPARATIONFACTOR_CORE_SPLIT_ROW_INL_H_
+#ifndef SEPARATIONFACTOR_CORE_CPU_SPLIT_ROW_INL_H_
+#define SEPARATIONFACTOR_CORE_CPU_SPLIT_ROW_INL_H_
 
 #include <cstdint>
 #include <cstring>
 
-#include "core/kernels.h"
-#include "core/long_rows-inl.h"
-#include "core/products-inl.h"
-#include "core/scores-inl.h"
-#include "core/select-inl.h"
+#include "core/cpu/bisection-inl.h"
+#include "core/cpu/counts-inl.h"
+#include "core/cpu/kernels.h"
+#include "core/cpu/products-inl.h"
+#include "core/cpu/sample-inl.h"
+#include "core/cpu/scores-inl.h"
+#include "core/cpu/stream-inl.h"
+#include "core/cpu/write_cut-inl.h"
 #include "core/separate.h"
 
 namespace separationfactor {
@@ -23,7 +26,6 @@ class SplitRow {
   using L = Scored<T, kScore>;
   using Lane = typename L::Lane;
   using Bits = typename T::Bits;
-  using R = Row<T, kScore>;
   using RowCandidates = Candidates<T, kScore>;
 
   // `scratch` has ScratchBytes and, for each segment, kScratchSlack.
@@ -68,7 +70,7 @@ class SplitRow {
   }
 
   bool Stream(bool is_certain) {
-    const Lane bound = R::LowerBound(x_, n_, k_, is_certain, reinterpret_cast<Lane*>(scratch_));
+    const Lane bound = LowerBound<L>(x_, n_, k_, is_certain, reinterpret_cast<Lane*>(scratch_));
     int64_t counts[Segments::kMaxCount];  // -1: too many
     ForEachSegment([&](int64_t segment, int64_t begin, int64_t size) {
       RowCandidates candidates(ScratchOf(segment), RowCandidates::MaxCount(size));
@@ -140,7 +142,7 @@ class SplitRow {
     }
     ForEachSegment([&](int64_t segment, int64_t begin, int64_t size) {
       const Cut<Lane> part{cut.threshold, quotas[segment], cut.is_nan};
-      R::Write(x_ + begin, y_ + begin, selected_ + begin / 8, size, part, products_);
+      WriteCut<T, kScore>(x_ + begin, y_ + begin, selected_ + begin / 8, size, part, products_);
     });
   }
 
@@ -156,4 +158,4 @@ class SplitRow {
 }  // namespace
 }  // namespace separationfactor
 
-#endif  // SEPARATIONFACTOR_CORE_SPLIT_ROW_INL_H_
+#endif  // SEPARATIONFACTOR_CORE_CPU_SPLIT_ROW_INL_H_

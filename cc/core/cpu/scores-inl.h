@@ -1,14 +1,14 @@
 // The scores of a row, a vector at a time, and the cut between what is selected and what is not.
 
-#ifndef SEPARATIONFACTOR_CORE_SCORES_INL_H_
-#define SEPARATIONFACTOR_CORE_SCORES_INL_H_
+#ifndef SEPARATIONFACTOR_CORE_CPU_SCORES_INL_H_
+#define SEPARATIONFACTOR_CORE_CPU_SCORES_INL_H_
 
 #include <cstdint>
 #include <type_traits>
 
-#include "core/dtypes.h"
+#include "core/cpu/simd-inl.h"
 #include "core/separate.h"
-#include "core/simd-inl.h"
+#include "core/types.h"
 
 namespace separationfactor {
 namespace {
@@ -137,4 +137,4 @@ struct Cut {
 }  // namespace
 }  // namespace separationfactor
 
-#endif  // SEPARATIONFACTOR_CORE_SCORES_INL_H_
+#endif  // SEPARATIONFACTOR_CORE_CPU_SCORES_INL_H_
