@@ -27,7 +27,7 @@ const Kernels& CurrentKernels() {
   return kBaselineKernels;
 }
 
-// Scratch of one thread: on the stack where it is small.
+// The scratch of one thread. Small scratch is on the stack.
 class Scratch {
  public:
   explicit Scratch(int64_t bytes) {
@@ -40,7 +40,7 @@ class Scratch {
   std::unique_ptr<char[]> large_;
 };
 
-// Rough nanoseconds, for the caller's scheduler: what kernels_benchmark says of AVX-512.
+// Approximate nanoseconds for the caller's scheduler, measured by kernels_benchmark with AVX-512.
 int64_t SeparateRowCost(const SeparateArgs& args) {
   const auto n = static_cast<double>(args.n);
   const double cost = args.k == 1 ? 0.3 * n : 0.5 * n;
@@ -48,13 +48,13 @@ int64_t SeparateRowCost(const SeparateArgs& args) {
 }
 int64_t ScaleRowCost(const ScaleSelectedArgs& args) { return std::max<int64_t>(1, args.n / 5); }
 
-// Entries: about 20 microseconds, what it takes to wake a thread.
+// Entries. Separating them takes about 20 microseconds, as long as waking a thread.
 constexpr int64_t kMinSegment = 65536;
 
-// Whether rows are split among the threads: where there are fewer than threads, and long enough to be worth it.
+// With fewer rows than threads, long rows are split among threads.
 bool IsSplit(int64_t rows, int64_t n, int threads) { return rows < threads && n >= 4 * kMinSegment; }
 
-// Several segments a thread, as threads are not equally fast.
+// Several segments per thread, because threads differ in speed.
 int64_t SegmentLength(int64_t n, int threads) {
   const int64_t count = std::clamp<int64_t>(n / kMinSegment, 1, std::min<int64_t>(4 * threads, Segments::kMaxCount));
   const int64_t length = (n + count - 1) / count;

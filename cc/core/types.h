@@ -1,6 +1,7 @@
-// What the kernels need to know of each element type: how its numbers convert, and how its scores are ordered.
+// The traits of each dtype: conversions between bits and numbers, and the order of scores.
 //
-// The namespace is unnamed because files compiled for different instruction sets include this: see simd-inl.h.
+// The namespace is unnamed because files compiled for different instruction sets include this header: see
+// cpu/simd-inl.h.
 
 #ifndef SEPARATIONFACTOR_CORE_TYPES_H_
 #define SEPARATIONFACTOR_CORE_TYPES_H_
@@ -20,6 +21,8 @@ SEPARATIONFACTOR_HOST_DEVICE inline To BitCast(From from) {
   return to;
 }
 
+constexpr int ElementBytes(DType dtype) { return dtype == DType::kFloat64 ? 8 : dtype == DType::kFloat32 ? 4 : 2; }
+
 inline const char* NameOf(DType dtype) {
   switch (dtype) {
     case DType::kFloat32:
@@ -35,12 +38,13 @@ inline const char* NameOf(DType dtype) {
 }
 
 // Each traits class has
-//   kDType              its type
-//   Bits                the unsigned integer of the element's size; elements are handled as their bits
-//   Number              the type products are computed in
-//   kExponent           the exponent's bits
-//   kDenormalsAreZero   whether a denormal's score is zero's
-//   ToNumber, FromNumber
+//   kDType              the dtype
+//   Bits                the unsigned integer of the element's size, which holds an element's bits
+//   Number              the type in which products are computed
+//   kExponent           the bits of the exponent
+//   kDenormalsAreZero   whether the score of a denormal is zero
+//   ToNumber            converts bits to a number
+//   FromNumber          rounds a number to bits, to nearest even
 
 struct Float32 {
   static constexpr DType kDType = DType::kFloat32;
@@ -73,9 +77,9 @@ struct BFloat16 {
   }
   SEPARATIONFACTOR_HOST_DEVICE static Bits FromNumber(Number number) {
     const uint32_t bits = BitCast<uint32_t>(number);
-    // Rounding could carry a NaN's payload away, so a NaN becomes the quiet one of its sign.
+    // A NaN becomes the quiet NaN of its sign, because rounding could turn its payload into infinity.
     if ((bits & 0x7FFFFFFFu) > 0x7F800000u) return static_cast<Bits>((bits >> 16 & 0x8000u) | 0x7FC0u);
-    // Half a unit in the last place, less one where the result would be odd: to nearest, ties to even.
+    // Rounds to nearest, ties to even: adds half a unit in the last place, minus one if the truncated result is even.
     return static_cast<Bits>((bits + 0x7FFFu + (bits >> 16 & 1u)) >> 16);
   }
 };
@@ -92,7 +96,7 @@ struct Float16 {
     const uint32_t fraction = bits & 0x3FFu;
     if (exponent == 0x1F) return BitCast<float>(sign | 0x7F800000u | fraction << 13);
     if (exponent != 0) return BitCast<float>(sign | (exponent + 112) << 23 | fraction << 13);
-    // A denormal is a whole number of 2^-24, which float32 holds as a normal number.
+    // A denormal is a multiple of 2^-24, which is a normal number in float32.
     const float magnitude = static_cast<float>(fraction) * 5.9604644775390625e-8f;
     return BitCast<float>(sign | BitCast<uint32_t>(magnitude));
   }
@@ -100,22 +104,22 @@ struct Float16 {
     const uint32_t bits = BitCast<uint32_t>(number);
     const Bits sign = static_cast<Bits>(bits >> 16 & 0x8000u);
     const uint32_t magnitude = bits & 0x7FFFFFFFu;
-    if (magnitude > 0x7F800000u) return sign | 0x7E00u;   // NaN: the quiet one of its sign
+    if (magnitude > 0x7F800000u) return sign | 0x7E00u;   // NaN: the quiet NaN of its sign
     if (magnitude >= 0x477FF000u) return sign | 0x7C00u;  // 65520 and more round to infinity
     if (magnitude < 0x38800000u) {
-      // Below 2^-14 the result is denormal: a whole number of 2^-24. Adding 0.5, whose own last bit is
-      // 2^-24, lets the float32 adder round to it.
+      // Below 2^-14 the result is denormal, a multiple of 2^-24. The last bit of 0.5 is 2^-24, so adding 0.5 rounds the
+      // magnitude to such a multiple.
       const float aligned = BitCast<float>(magnitude) + 0.5f;
       return static_cast<Bits>(sign | (BitCast<uint32_t>(aligned) - 0x3F000000u));
     }
-    // Rebias the exponent by 15 - 127 and round the 13 bits that go, to nearest, ties to even.
+    // Changes the exponent's bias from 127 to 15 and rounds off 13 bits, to nearest, ties to even.
     const uint32_t rounded = magnitude - (112u << 23) + 0xFFFu + (magnitude >> 13 & 1u);
     return static_cast<Bits>(sign | rounded >> 13);
   }
 };
 
-// An unsigned integer that orders elements as their scores are ordered (separate.h): a greater score has a
-// greater key, equal scores have equal keys.
+// Returns an unsigned integer in the order of the scores (separate.h): a greater score has a greater key, and equal
+// scores have equal keys.
 template <class T, Score kScore>
 SEPARATIONFACTOR_HOST_DEVICE inline typename T::Bits Key(typename T::Bits bits) {
   using Bits = typename T::Bits;
@@ -127,7 +131,7 @@ SEPARATIONFACTOR_HOST_DEVICE inline typename T::Bits Key(typename T::Bits bits) 
   return static_cast<Bits>((bits & kSign) != 0 ? ~bits : bits | kSign);
 }
 
-// Calls function(traits) for the traits of a dtype.
+// Calls function(traits) with the traits of a dtype.
 template <class Function>
 inline void WithDType(DType dtype, Function&& function) {
   switch (dtype) {

@@ -232,7 +232,7 @@ def _check_score(by: Any) -> None:
 def _scalars(k: int, separation: float, suppression: float) -> tf.Tensor:
     """Returns the scalars as SeparateWithoutGradient takes them: made once, whatever the type of x."""
     with tf.device("CPU"):
-        # Each type rounds as a constant of it does everywhere else.
+        # cc/tensorflow/scalars.h has the same order. Each dtype rounds the factors as it rounds a constant.
         factors = [tf.constant([separation, suppression], dtype).numpy() for dtype in DTYPES]
         return tf.constant(np.concatenate([[k], *factors], dtype=np.float64))
 

@@ -1,4 +1,4 @@
-// The cut of a row by bisection.
+// Finds the cut of a row by bisection.
 
 #ifndef SEPARATIONFACTOR_CORE_CPU_BISECTION_INL_H_
 #define SEPARATIONFACTOR_CORE_CPU_BISECTION_INL_H_
@@ -13,18 +13,21 @@
 namespace separationfactor {
 namespace {
 
-// Roughly log2, exact at powers of two: the exponent, and the fraction as it stands.
+// Approximates log2 by the exponent plus the fraction of the significand. Exact at powers of two.
 inline float RoughLog2(float x) { return static_cast<float>(BitCast<int32_t>(x) - 0x3F800000) * 0x1p-23f; }
 
-// The logarithm of the odds that one of n scores is among the greatest `count`. For what comes out of a network
-// it runs nearly straight from the least score to the greatest, so pivots are interpolated in it.
+// The log-odds that one of n scores is among the greatest `count`. For the outputs of a network it is nearly linear in
+// the score, so pivots are interpolated in it.
 inline float LogOdds(float count, float n) { return RoughLog2(count + 0.5f) - RoughLog2(n - count + 0.5f); }
 
-// The cut of the k greatest of v, by bisection between the extremes. The first pivots are interpolated from the
-// counts so far (the Illinois variant of regula falsi); for distinct scores that usually ends it, as soon as a
-// pivot has k above it. Then the ends move to scores that occur, which ends it for ties, and what goes on halves
-// the interval of order keys. That makes about five passes over v for distinct scores, ten for ties, and a few
-// dozen at worst.
+// Returns the cut of the k greatest scores of v, by bisection between the extremes.
+//
+//   1. The first pivots are interpolated from the counts so far (the Illinois variant of regula falsi). The search ends
+//      when exactly k scores are above a pivot, which is usual for distinct scores.
+//   2. Then the ends of the interval move to scores that occur, which ends the search for ties.
+//   3. After that each pivot halves the interval of order keys.
+//
+// Takes about five passes over v for distinct scores, ten for ties, and a few dozen in the worst case.
 template <class L>
 Cut<typename L::Lane> SelectByBisection(const typename L::Element* v, int64_t n, int64_t k) {
   using S = typename L::S;
@@ -64,7 +67,7 @@ Cut<typename L::Lane> SelectByBisection(const typename L::Element* v, int64_t n,
 
   const auto size = static_cast<float>(n);
   const float odds = LogOdds(static_cast<float>(k), size);
-  float low_odds = LogOdds(size, size) - odds, high_odds = LogOdds(0, size) - odds;  // relative to those wanted
+  float low_odds = LogOdds(size, size) - odds, high_odds = LogOdds(0, size) - odds;  // relative to the target
   Integer low_key = OrderKey(low), high_key = OrderKey(high);
   bool was_low = false, was_high = false;
   for (int step = 0; low_key < high_key; ++step) {
@@ -72,18 +75,18 @@ Cut<typename L::Lane> SelectByBisection(const typename L::Element* v, int64_t n,
     high = LaneOfKey<Lane>(high_key);
     if (step % (kGuesses + 1) == kGuesses) {
       const auto range = RangeWithin<L>(v, n, low, high);
-      // Never outwards, where denormals, which compare as equal, have different keys.
+      // Never moves an end outwards. It could otherwise: denormals compare equal but have different keys.
       low_key = OrderKey(range.low) > low_key ? OrderKey(range.low) : low_key;
       high_key = OrderKey(range.high) < high_key ? OrderKey(range.high) : high_key;
       continue;
     }
-    // The middle, without overflow.
+    // The midpoint, without overflow.
     Integer pivot_key = static_cast<Integer>((low_key & high_key) + ((low_key ^ high_key) >> 1));
     if (step < kGuesses) {
       const Number low_number = Numbers::ToNumber(low), high_number = Numbers::ToNumber(high);
       const auto fraction = static_cast<Number>(high_odds / (high_odds - low_odds));
       const Number guess = high_number - (high_number - low_number) * fraction;
-      // Infinite ends make no guess.
+      // With an infinite end the comparison fails and the midpoint stays.
       if (guess >= low_number && guess < high_number) {
         const Integer guess_key = OrderKey(Numbers::ToLane(guess));
         pivot_key = guess_key >= low_key && guess_key < high_key ? guess_key : pivot_key;
@@ -92,10 +95,10 @@ Cut<typename L::Lane> SelectByBisection(const typename L::Element* v, int64_t n,
     const Lane pivot = LaneOfKey<Lane>(pivot_key);
     const int64_t above = CountAbove<L>(v, n, pivot);
     if (above == k) return {pivot, 0};
-    // Which way it goes is a coin's toss, so there should be no branch to predict here.
+    // The outcome is unpredictable, so the updates are written without branches.
     const bool is_low = above > k;
     const float pivot_odds = LogOdds(static_cast<float>(above), size) - odds;
-    // An end that stays twice in a row counts half.
+    // The Illinois rule: halves the odds of an end that stays twice in a row.
     high_odds = is_low ? (was_low ? high_odds * 0.5f : high_odds) : pivot_odds;
     low_odds = is_low ? pivot_odds : (was_high ? low_odds * 0.5f : low_odds);
     low_key = is_low ? static_cast<Integer>(pivot_key + 1) : low_key;

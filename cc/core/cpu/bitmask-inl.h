@@ -1,4 +1,4 @@
-// Blocks of a row's bitmask as words.
+// Words of a bitmask: each holds the bits of a block of 64 entries.
 
 #ifndef SEPARATIONFACTOR_CORE_CPU_BITMASK_INL_H_
 #define SEPARATIONFACTOR_CORE_CPU_BITMASK_INL_H_
@@ -10,7 +10,7 @@
 namespace separationfactor {
 namespace {
 
-// The lowest `count` set bits, or all if there are fewer.
+// Returns the lowest `count` set bits, or all set bits if there are fewer.
 inline uint64_t LowestBits(uint64_t bits, int64_t count) {
   if (__builtin_popcountll(bits) <= count) return bits;
   uint64_t rest = bits;
@@ -18,11 +18,11 @@ inline uint64_t LowestBits(uint64_t bits, int64_t count) {
   return bits ^ rest;
 }
 
-constexpr int kBlock = 64;  // entries of a row whose bits make one word
+constexpr int kBlock = 64;  // entries of a block
 static_assert(Segments::kGranularity % kBlock == 0, "a segment has whole blocks");
 
 inline void StoreBits(uint8_t* selected, uint64_t bits, int count) {
-  // Little-endian, as all machines this runs on are.
+  // All supported machines are little-endian.
   if (count == kBlock) {
     __builtin_memcpy(selected, &bits, 8);
   } else {

@@ -1,4 +1,4 @@
-// Passes over the scores of a row: counts and extremes.
+// Passes over the scores of a row that count scores or find extremes.
 
 #ifndef SEPARATIONFACTOR_CORE_CPU_COUNTS_INL_H_
 #define SEPARATIONFACTOR_CORE_CPU_COUNTS_INL_H_
@@ -11,7 +11,7 @@
 namespace separationfactor {
 namespace {
 
-// Calls function(vec of scores) for all of v; the last, if not full, is padded.
+// Calls function(vector of scores) for all of v. The last vector is padded with `pad`.
 template <class L, class Function>
 inline void ForEachVec(const typename L::Element* v, int64_t n, typename L::Lane pad, Function&& function) {
   constexpr int kLanes = L::S::kLanes;
@@ -39,7 +39,7 @@ template <class L>
 inline int64_t CountEqual(const typename L::Element* v, int64_t n, typename L::Lane value) {
   using S = typename L::S;
   const auto value_vec = S::Set(value);
-  // A pad that is not the value.
+  // The pad must differ from the value.
   const auto pad = value == kLowest<typename L::Lane> ? kHighest<typename L::Lane> : kLowest<typename L::Lane>;
   typename S::Counter counter;
   ForEachVec<L>(v, n, pad, [&](auto x) { counter.Add(S::Equal(x, value_vec)); });
@@ -59,7 +59,7 @@ struct Range {
   Lane low, high;
 };
 
-// The smallest and greatest scores in [from, to], NaN aside. There is one.
+// Returns the smallest and greatest scores in [from, to], which must contain a score. Ignores NaN.
 template <class L>
 inline Range<typename L::Lane> RangeWithin(const typename L::Element* v, int64_t n, typename L::Lane from,
                                            typename L::Lane to) {

@@ -1,4 +1,4 @@
-// Sets the thread's floating-point unit to flush denormals, results and operands, to zeros of their sign.
+// Sets the floating-point mode of a thread: denormal operands and results become zeros of their sign.
 
 #ifndef SEPARATIONFACTOR_CORE_CPU_FLUSH_DENORMALS_H_
 #define SEPARATIONFACTOR_CORE_CPU_FLUSH_DENORMALS_H_
@@ -11,8 +11,8 @@
 
 namespace separationfactor {
 
-// TensorFlow's pool threads flush denormals and a Python thread does not. A row may run on either, so every
-// piece of work sets the mode itself, lest its bits depend on who ran it.
+// TensorFlow's pool threads flush denormals, and a Python thread does not. A row may run on either, so every range of
+// work sets the mode itself. Otherwise the result would depend on the thread.
 class ScopedFlushDenormals {
  public:
   ScopedFlushDenormals() : saved_(Read()) { Write(saved_ | kFlush); }

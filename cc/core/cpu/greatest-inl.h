@@ -1,4 +1,4 @@
-// Rows of which one entry is selected, k = 1.
+// Separates rows with k = 1.
 
 #ifndef SEPARATIONFACTOR_CORE_CPU_GREATEST_INL_H_
 #define SEPARATIONFACTOR_CORE_CPU_GREATEST_INL_H_
@@ -14,13 +14,13 @@
 namespace separationfactor {
 namespace {
 
-// k = 1: the first entry of the greatest score.
+// Returns the index of the first entry with the greatest score.
 template <class L>
 int64_t FindGreatest(const typename L::Element* x, int64_t n) {
   using S = typename L::S;
   using Lane = typename L::Lane;
   constexpr int kLanes = S::kLanes;
-  // What has to be searched again for the entry is short.
+  // The second search, for the index, covers one chunk.
   constexpr int64_t kChunk = 1024;
   const auto lowest = S::Set(kLowest<Lane>);
   Lane greatest = kLowest<Lane>;

@@ -13,7 +13,7 @@ namespace separationfactor {
 namespace {
 
 #if defined(__x86_64__)
-// Clang 14's __builtin_cpu_supports does not know it.
+// __builtin_cpu_supports of Clang 14 does not know F16C.
 bool HasF16c() {
   unsigned int eax, ebx, ecx, edx;
   return __get_cpuid(1, &eax, &ebx, &ecx, &edx) != 0 && (ecx & bit_F16C) != 0;

@@ -1,8 +1,8 @@
-// The kernels, once for all instruction sets: see simd-inl.h for how that works.
+// The kernels, written once for all instruction sets (simd-inl.h), and the choice of path.
 //
-// A row's selection is a Cut: what scores above a threshold, and the first few of those that equal it. Finding
-// the cut (bisection-inl.h, sample-inl.h) and writing what it selects are separate steps, except for long rows with a
-// small k, where one pass over the row does both (stream-inl.h).
+// The selection of a row is a Cut: every score above a threshold, and the first `quota` of those that equal it. One
+// step finds the cut (bisection-inl.h, sample-inl.h), and another writes y and the bitmask (write_cut-inl.h). The other
+// paths combine the two: rows_in_registers-inl.h, rows_in_lanes-inl.h, greatest-inl.h and stream-inl.h.
 
 #ifndef SEPARATIONFACTOR_CORE_CPU_KERNELS_INL_H_
 #define SEPARATIONFACTOR_CORE_CPU_KERNELS_INL_H_
@@ -27,25 +27,32 @@
 namespace separationfactor {
 namespace {
 
-// How a row is selected from. Times are nanoseconds an entry, of normal float32 on one thread of a Xeon of 2023
-// (AVX-512, 2.6 GHz, 2 MB second-level cache) by kernels_benchmark; copying takes 0.27 where it goes beyond
-// that cache.
+// The paths. Times are nanoseconds per entry of normally distributed float32, measured by kernels_benchmark on one
+// thread of a 2023 Xeon (AVX-512, 2.6 GHz, 2 MB second-level cache). A copy beyond that cache takes 0.27.
 enum class Path {
-  kAllOrNone,        // k = 0 or k = n
-  kRowsInRegisters,  // 4 to 16 entries, not of the half types: as kRowsInLanes, with all columns in registers
-  // Short rows in the lanes of a vector: by sorting networks, or up to 256 entries by bisection in lanes, if there
-  // are rows enough. (With AVX2 on a Zen 3, where copying takes 0.12: 10 entries 0.5 with k = 1, 0.8 with 3; 64
-  // entries, k = 8: 0.6, where bisection in lanes takes 1.4; 256 entries, k = 16: 0.85.)
+  kAllOrNone,  // k = 0 or k = n
+
+  // rows_in_registers-inl.h: 4 to 16 float32 or float64 entries.
+  kRowsInRegisters,
+
+  // rows_in_lanes-inl.h: up to 32 entries, or up to 256 if there are enough rows. Sorting networks, or bisection in
+  // lanes. With AVX2 on a Zen 3, where a copy takes 0.12: 10 entries, k = 1: 0.5; k = 3: 0.8; 64 entries, k = 8: 0.6,
+  // where bisection in lanes takes 1.4; 256 entries, k = 16: 0.85.
   kRowsInLanes,
-  kGreatest,  // k = 1: looks for the greatest (1,000 entries: 0.26, where kBisection takes 0.4)
-  // Little of a long row is selected: candidates above a bound, by one pass that writes as well. (131,072 entries,
-  // k = 64: 0.29, where kSample takes 0.31; 1,000,000, k = 100: 0.29 against 0.42. Candidates are costly: with
-  // 16,384 entries and k = 256 it is 0.41 against 0.34.)
+
+  // greatest-inl.h: k = 1. 1,000 entries: 0.26, where kBisection takes 0.4.
+  kGreatest,
+
+  // stream-inl.h: long rows with a small k. 131,072 entries, k = 64: 0.29, where kSample takes 0.31; 1,000,000 entries,
+  // k = 100: 0.29 against 0.42. Candidates are costly: 16,384 entries, k = 256: 0.41 against 0.34.
   kStream,
-  // Any other long row: pivots from a sample, then bisection of what lies between them (10,000 entries, k = 5,000:
-  // 0.42, where kBisection takes 0.48; 2,048: 0.62 against 0.44).
+
+  // sample-inl.h: other long rows. 10,000 entries, k = 5,000: 0.42, where kBisection takes 0.48; 2,048 entries: 0.62
+  // against 0.44.
   kSample,
-  kBisection,  // the rest: bisection of the row, which is in the first-level cache
+
+  // bisection-inl.h: all other rows. The row stays in the first-level cache.
+  kBisection,
 };
 
 template <class T, Score kScore>
@@ -55,7 +62,7 @@ Path ChoosePath(int64_t rows, int64_t n, int64_t k) {
   if (RowsInRegisters<T, kScore>::Take(n)) return Path::kRowsInRegisters;
   if (n <= Short::kMaxWord) return Path::kRowsInLanes;
   if (k == 1) return Path::kGreatest;
-  // It takes as long for one row as for a vector of rows.
+  // A batch with one row takes as long as a full batch.
   if (n <= Short::kMaxEntries && rows > Short::kRows / 2) return Path::kRowsInLanes;
   if (n >= 2048 && k <= n / 256) return Path::kStream;
   if (n >= 4096) return Path::kSample;
@@ -85,7 +92,7 @@ void SeparateRows(const SeparateArgs& args, int64_t begin, int64_t end, void* sc
     Cut<Lane> cut{};
     switch (path) {
       case Path::kAllOrNone:
-        // Nothing is above NaN, and all is at or above the lowest score there can be.
+        // No score is above NaN, and every score is at or above the lowest.
         cut = args.k == 0 ? Cut<Lane>{Lane{}, 0, true} : Cut<Lane>{kLowest<Lane>, args.n};
         break;
       case Path::kRowsInRegisters:
@@ -105,7 +112,7 @@ void SeparateRows(const SeparateArgs& args, int64_t begin, int64_t end, void* sc
         break;
       case Path::kBisection:
         if constexpr (sizeof(Bits) == 2) {
-          // Making keys costs more than comparing them, so it is done once.
+          // Converts the row to order keys once, because a conversion costs more than a comparison.
           for (int64_t i = 0; i < args.n; i += L::S::kLanes) {
             const bool is_full = i + L::S::kLanes <= args.n;
             L::S::Store(lanes + i, is_full ? L::Load(x + i) : L::LoadFirst(x + i, static_cast<int>(args.n - i), 0));
@@ -120,7 +127,7 @@ void SeparateRows(const SeparateArgs& args, int64_t begin, int64_t end, void* sc
   }
 }
 
-// ---- What separate.cc calls ------------------------------------------------------------------------------
+// ---- The entry points of kernels.h -----------------------------------------------------------------------
 
 void SeparateAny(const SeparateArgs& args, int64_t begin, int64_t end, void* scratch) {
   WithDType(args.dtype, [&](auto traits) {

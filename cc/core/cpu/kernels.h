@@ -1,4 +1,4 @@
-// The kernels of one instruction set: what separate.cc shares out among threads.
+// The kernels of one instruction set. separate.cc splits the rows among threads and calls them.
 
 #ifndef SEPARATIONFACTOR_CORE_CPU_KERNELS_H_
 #define SEPARATIONFACTOR_CORE_CPU_KERNELS_H_
@@ -6,34 +6,35 @@
 #include <cstdint>
 
 #include "core/separate.h"
+#include "core/types.h"
 
 namespace separationfactor {
 
-// The parts of one row that threads share. A plain struct, as kernels may not use std::function: see simd-inl.h.
+// The segments of one row, which threads process in parallel. `run` is a function pointer because kernels may not use
+// std::function: see simd-inl.h.
 struct Segments {
   static constexpr int64_t kMaxCount = 128;
-  static constexpr int64_t kGranularity = 4096;  // a length is a multiple of this
+  static constexpr int64_t kGranularity = 4096;  // `length` is a multiple of this
 
   int64_t count;
   int64_t length;  // the last segment may be shorter
   void* pool;
-  // Calls work(context, segment) for all segments, perhaps at the same time, and returns when all are done.
+  // Calls work(context, segment) for all segments, possibly in parallel, and returns when all calls have returned.
   void (*run)(void* pool, void (*work)(void* context, int64_t segment), void* context);
 };
 
-// The caller has set flush-to-zero and denormals-are-zero: comparisons lean on the mode.
+// The caller sets flush-to-zero and denormals-are-zero, which the comparisons rely on.
 struct Kernels {
-  // For the rows [begin, end). `scratch` has ScratchBytes(args) bytes, aligned as malloc aligns.
+  // Separates the rows [begin, end). Scratch: ScratchBytes(args), aligned as by malloc.
   void (*separate)(const SeparateArgs& args, int64_t begin, int64_t end, void* scratch);
-  // For one row, in segments; `scratch` has kScratchSlack more for each.
+  // Separates one row in segments. Scratch: ScratchBytes(args) + segments.count * kScratchSlack.
   void (*separate_split)(const SeparateArgs& args, int64_t row, const Segments& segments, void* scratch);
-  // For the rows [begin, end).
+  // Scales the rows [begin, end).
   void (*scale)(const ScaleSelectedArgs& args, int64_t begin, int64_t end);
 };
 
-// What a thread needs besides the stack: one row, and what whole vectors write past its end.
+// The scratch of one thread: one row, and room for vectors that are stored past its end.
 constexpr int64_t kScratchSlack = 256;
-constexpr int64_t ElementBytes(DType dtype) { return dtype == DType::kFloat64 ? 8 : dtype == DType::kFloat32 ? 4 : 2; }
 constexpr int64_t ScratchBytes(const SeparateArgs& args) { return args.n * ElementBytes(args.dtype) + kScratchSlack; }
 
 extern const Kernels kBaselineKernels;

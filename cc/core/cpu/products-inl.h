@@ -1,4 +1,4 @@
-// What the factors make of entries, a vector at a time, bit for bit what the scalar code of types.h makes.
+// Products of entries and factors as vectors. They have the same bits as the scalar code of types.h.
 
 #ifndef SEPARATIONFACTOR_CORE_CPU_PRODUCTS_INL_H_
 #define SEPARATIONFACTOR_CORE_CPU_PRODUCTS_INL_H_
@@ -12,9 +12,10 @@
 namespace separationfactor {
 namespace {
 
-// A factor as the kernels use it. One that is zero (or denormal, as flush-to-zero has it; the comparison does
-// not lean on the mode) or NaN gives the same product for any number: it multiplies a zero in its place, which
-// gives +0 for masked infinities, and NaN bits that do not depend on the order of operands.
+// A factor in the form that the kernels use. A factor that is zero, denormal or NaN has the same product for every
+// entry, so the entry is replaced with zero before it is multiplied. Then a factor of zero gives +0 for infinities and
+// NaN, and the bits of a NaN product do not depend on the order of operands. A denormal factor counts as zero in every
+// floating-point mode.
 template <class T>
 struct Factor {
   using Number = typename T::Number;
@@ -48,7 +49,7 @@ struct Multiply {
   static Vec By(Vec raw, Mask mask, Vec if_set, Vec if_not) { return raw * S::Blend(mask, if_set, if_not); }
 };
 
-// bfloat16: the upper half of a float32.
+// bfloat16, which is the upper half of a float32.
 struct MultiplyBFloat16 {
   using S = Simd<int16_t>;
   using Vec = S::Vec;
@@ -67,11 +68,11 @@ struct MultiplyBFloat16 {
   }
 
  private:
-  // 32-bit lanes with b's above a's, of the lower or upper half of each 16 bytes.
+  // 32-bit lanes of the lower or upper half of each 16 bytes. The upper 16 bits are from b, the lower from a.
   static WideVec Low(Vec a, Vec b) { return (WideVec)S::template Interleave<2, false>(a, b); }
   static WideVec High(Vec a, Vec b) { return (WideVec)S::template Interleave<2, true>(a, b); }
 
-  // As BFloat16::FromNumber. Only of a NaN in `raw` does the product have bits that rounding could carry away.
+  // Same as BFloat16::FromNumber. Only a NaN in `raw` gives a product whose payload rounding could turn into infinity.
   static Vec Narrow(Vec raw, WideVec low, WideVec high) {
     const Vec rounded = S::PackUpper(Round((WideBits)low), Round((WideBits)high));
     const Vec nan = (raw & S::SetInteger(INT16_MIN)) | S::SetInteger(0x7FC0);
@@ -80,7 +81,7 @@ struct MultiplyBFloat16 {
   static WideBits Round(WideBits bits) { return bits + (((bits >> 16) & 1) + 0x7FFF); }
 };
 
-// float16, half a vector at a time in float32.
+// float16, in two vectors of float32.
 struct MultiplyFloat16 {
   using S = Simd<int16_t>;
   using Vec = S::Vec;
@@ -149,14 +150,15 @@ struct MultiplyFloat16 {
   }
 #endif
 
-  // The instructions keep a NaN's payload; the contract has the quiet NaN of its sign.
+  // The conversion instructions keep the payload of a NaN. The result is the quiet NaN of its sign, as in
+  // Float16::FromNumber.
   static Vec QuietNan(Vec vec) {
     const Vec nan = (vec & S::SetInteger(INT16_MIN)) | S::SetInteger(0x7E00);
     return (vec & S::SetInteger(INT16_MAX)) > S::SetInteger(0x7C00) ? nan : vec;
   }
 };
 
-// What becomes of entries, a vector at a time. Vectors hold the elements' bits.
+// The products of a vector of entries. Vectors hold the bits of elements.
 template <class T>
 class Products {
  public:
@@ -178,12 +180,12 @@ class Products {
         separation_keep_(S::SetInteger(static_cast<typename S::Integer>(separation_.keep))),
         suppression_keep_(S::SetInteger(static_cast<typename S::Integer>(suppression_.keep))) {}
 
-  // Whether all that is not selected becomes +0 and what is selected is an ordinary product.
+  // Whether suppressed entries become +0 and selected entries are ordinary products.
   bool MaskOnly() const { return suppression_.is_zero && !separation_.is_constant; }
 
-  // Under MaskOnly.
+  // Requires MaskOnly().
   Vec Masked(Vec raw, Mask selected) const { return S::ZeroUnless(selected, Multiplier::By(raw, separation_vec_)); }
-  // In any case.
+  // For any factors.
   Vec Mixed(Vec raw, Mask selected) const {
     const IntVec keep = (IntVec)S::Blend(selected, (Vec)separation_keep_, (Vec)suppression_keep_);
     return Multiplier::By((Vec)((IntVec)raw & keep), selected, separation_vec_, suppression_vec_);

@@ -1,4 +1,4 @@
-// As many rows at a time as a vector has lanes.
+// A batch of rows: as many as a vector has lanes.
 
 #ifndef SEPARATIONFACTOR_CORE_CPU_ROW_BATCH_INL_H_
 #define SEPARATIONFACTOR_CORE_CPU_ROW_BATCH_INL_H_
@@ -12,8 +12,7 @@
 namespace separationfactor {
 namespace {
 
-// As many rows at a time as a vector has lanes: each lane is a row, each vector a column, so that nothing goes across
-// lanes.
+// Each lane of a vector is a row and each vector is a column, so no operation crosses lanes.
 template <class T, Score kScore>
 struct RowBatch {
   using L = Scored<T, kScore>;
@@ -31,13 +30,14 @@ struct RowBatch {
     uint8_t* selected;
     int rows, n;
   };
-  // The rows from `row` on that there are, as many as a batch has at most.
+  // Returns the batch that starts at `row`. The last batch may have fewer than kRows rows.
   static Batch BatchAt(const SeparateArgs& args, int64_t row, int64_t end) {
     return {static_cast<const Bits*>(args.x) + row * args.n, static_cast<Bits*>(args.y) + row * args.n,
             args.selected + row * BitmaskBytes(args.n), static_cast<int>(Smaller(kRows, end - row)),
             static_cast<int>(args.n)};
   }
 
+  // Writes the bits of each row as a word of the bitmask.
   template <class Word>
   static void WriteWords(const Batch& batch, IntVec row_bits) {
     typedef Word Words __attribute__((vector_size(kRows * sizeof(Word))));
@@ -49,6 +49,7 @@ struct RowBatch {
     }
   }
 
+  // Whether any lane of the mask, 0 or -1, is set.
   static bool Any(IntVec mask) { return Wide::BitsOf(Wide::Unordered((Vec)mask, (Vec)mask)) != 0; }
 };
 

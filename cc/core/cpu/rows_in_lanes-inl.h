@@ -1,4 +1,4 @@
-// Short rows, each in a lane: a vector of rows at a time.
+// Separates short rows, one row per lane.
 
 #ifndef SEPARATIONFACTOR_CORE_CPU_ROWS_IN_LANES_INL_H_
 #define SEPARATIONFACTOR_CORE_CPU_ROWS_IN_LANES_INL_H_
@@ -20,7 +20,7 @@
 namespace separationfactor {
 namespace {
 
-// Lanes of 32 bits, as many as there are lanes of kBytes in a vector: for counts and their logarithms.
+// Vectors of 32-bit lanes with as many lanes as a vector of kBytes-wide lanes, for counts and their logarithms.
 template <int kBytes>
 struct CountLanes;
 template <>
@@ -34,8 +34,8 @@ struct CountLanes<8> {
   typedef float Floats __attribute__((vector_size(kVectorBytes / 2)));
 };
 
-// Rows of up to kMaxEntries, a batch at a time. Columns hold scores as they are, or order keys where there are NaN,
-// which scores do not order, and in the half types.
+// Separates rows of up to kMaxEntries, one batch at a time. The columns hold scores. They hold order keys instead if
+// the batch contains NaN, which `>` does not order, and for the half types.
 template <class T, Score kScore>
 class RowsInLanes : private RowBatch<T, kScore> {
   using C = RowBatch<T, kScore>;
@@ -45,7 +45,7 @@ class RowsInLanes : private RowBatch<T, kScore> {
  public:
   using typename C::Batch;
   static constexpr int kMaxEntries = 256;
-  static constexpr int kMaxWord = 32;  // entries of rows whose bits are kept in a lane
+  static constexpr int kMaxWord = 32;  // entries of a row whose bits fit one lane
   using C::kRows;
 
   static void Separate(const SeparateArgs& args, int64_t begin, int64_t end, const Products<T>& products) {
@@ -57,7 +57,7 @@ class RowsInLanes : private RowBatch<T, kScore> {
   template <bool kMaskOnly>
   static void SeparateBatch(const Batch& batch, int k, const Products<T>& products) {
     const int n = batch.n;
-    if (n < 2) __builtin_unreachable();  // a row of one has all or nothing selected
+    if (n < 2) __builtin_unreachable();  // with n = 1, k is 0 or n, which kernels-inl.h handles
     if constexpr (kIsHalf) {
       IntVec keys[kMaxEntries + kPadding];
       LoadColumns(batch, keys);
@@ -94,18 +94,19 @@ class RowsInLanes : private RowBatch<T, kScore> {
   using Counts = typename CountLanes<sizeof(Integer)>::Counts;
   using Floats = typename CountLanes<sizeof(Integer)>::Floats;
   static constexpr bool kIsHalf = sizeof(Bits) == 2;
-  // Columns beyond the last one, as whole groups are sorted.
+  // Columns after the last one, because whole groups are sorted.
   static constexpr int kPadding = kMaxWord / 2;
 
-  // The rows' cuts in order keys: all above these, and the first few that equal them.
+  // The cut of each row in order keys: all keys above `keys` are selected, and the first `quotas` of those that equal
+  // it.
   struct Cuts {
     IntVec keys, quotas;
   };
 
-  // Whether sorting finds the cut. Bisection, which finds the others, goes over order keys.
+  // Whether the cut is found by sorting. Otherwise it is found by bisection, which needs order keys.
   static bool IsSorted(int n, int k) { return n <= kMaxWord || Smaller(k, n - k + 1) <= kMostSorted; }
 
-  // Columns are of scores or of order keys; either way, `>` is the order.
+  // The columns hold scores or order keys. `>` orders either.
   template <bool kMaskOnly, class Column>
   [[gnu::always_inline]] static void SelectAndWrite(const Batch& batch, int k, const Vec* entries, Column* columns,
                                                     const Products<T>& products) {
@@ -123,8 +124,7 @@ class RowsInLanes : private RowBatch<T, kScore> {
 
   // ---- Rows and columns --------------------------------------------------------------------------------
 
-  // Makes columns[j] the rows' j-th entries, or their keys in the half types. Returns whether there is a NaN among
-  // entries.
+  // Sets columns[j] to the j-th entry of each row, or to its key for the half types. Returns whether an entry is NaN.
   template <class Column>
   [[gnu::always_inline]] static bool LoadColumns(const Batch& batch, Column* columns) {
     const int rows = batch.rows, n = batch.n;
@@ -134,7 +134,7 @@ class RowsInLanes : private RowBatch<T, kScore> {
       Widen(batch.x, rows * n, copy);
       from = reinterpret_cast<const char*>(copy);
     } else if (rows < kRows || n < kPart) {
-      // What follows the rows may not be read.
+      // Copies the rows, because bytes after them must not be read.
       std::memcpy(copy, batch.x, rows * n * kElement);
       std::memset(copy + rows * n, 0, ((kRows - rows) * n + kPart) * kElement);
       from = reinterpret_cast<const char*>(copy);
@@ -153,7 +153,7 @@ class RowsInLanes : private RowBatch<T, kScore> {
     }
   }
 
-  // The last columns of a row are taken twice, rather than what follows the row.
+  // The last part overlaps the one before it, so that nothing after the row is read or written.
   static int NextPart(int j, int n) { return j + 2 * kPart <= n ? j + kPart : n - kPart; }
 
   static void Widen(const Bits* x, int count, Integer* keys) {
@@ -170,8 +170,8 @@ class RowsInLanes : private RowBatch<T, kScore> {
     }
   }
 
-  // Writes rows of up to kMaxWord entries: columns of y, turned back into rows. The half types' are packed from bits,
-  // as their entries are not in the columns; so are rows too short to turn.
+  // Writes rows of up to kMaxWord entries. Multiplies columns and transposes them back into rows. The half types, whose
+  // entries are not in the columns, and rows shorter than a part are written from their bits instead.
   template <bool kMaskOnly>
   [[gnu::always_inline]] static void WriteMasked(const Batch& batch, const Vec* entries, const Mask* masks,
                                                  IntVec row_bits, const Products<T>& products) {
@@ -207,7 +207,7 @@ class RowsInLanes : private RowBatch<T, kScore> {
     writer.Finish();
   }
 
-  // Inlined, it would have GCC keep the bits in memory while they are collected.
+  // Not inlined: otherwise GCC keeps the bits in memory while they are collected.
   [[gnu::noinline]] static void WriteBits(const Batch& batch, IntVec row_bits) {
     switch (BitmaskBytes(batch.n)) {
       case 1:
@@ -235,13 +235,14 @@ class RowsInLanes : private RowBatch<T, kScore> {
     using Lane = typename L::Lane;
     for (int row = 0; row < batch.rows; ++row) {
       if constexpr (!kIsHalf) {
-        // A pivot among the negative denormals has the zeros above it, but compares as equal to them.
+        // A pivot that is a negative denormal has a key below that of zero, but compares equal to zero.
         constexpr Integer kBelowDenormals = -(Integer{1} << (sizeof(Integer) == 4 ? 23 : 52)) - 1;
         if (keys[row] < 0 && keys[row] > kBelowDenormals) keys[row] = kBelowDenormals;
       }
       Cut<Lane> cut{LaneOfKey<Lane>(static_cast<typename L::S::Integer>(keys[row])), static_cast<int64_t>(quotas[row])};
       if (!kIsHalf && cut.threshold != cut.threshold) {
-        // A pivot between infinity and NaN has the NaNs above it; as the threshold itself, NaN has nothing.
+        // A pivot between the keys of infinity and NaN means that the NaNs are above it. As a threshold with ties, it
+        // means NaN itself, which has nothing above it.
         cut.is_nan = cut.quota > 0;
         cut.threshold = kHighest<Lane>;
       }
@@ -256,13 +257,13 @@ class RowsInLanes : private RowBatch<T, kScore> {
     if constexpr (kIsHalf) {
       return (IntVec)score;
     } else {
-      // Adding zero flushes denormals and makes -0 +0.
+      // Adding zero turns denormals and -0 into +0.
       const Vec number = score + Vec{};
       const IntVec nan = Wide::SetInteger(static_cast<Integer>(~(uint64_t{1} << (8 * sizeof(Integer) - 1))));
       return (IntVec)Wide::Blend(Wide::Unordered(number, number), (Vec)nan, (Vec)Ordered((IntVec)number));
     }
   }
-  // OrderKey, and its own inverse.
+  // OrderKey of scores-inl.h. It is its own inverse.
   static IntVec Ordered(IntVec bits) {
     constexpr auto kNotSign = static_cast<Integer>(~(uint64_t{1} << (8 * sizeof(Integer) - 1)));
     return bits ^ ((bits >> (8 * sizeof(Integer) - 1)) & Wide::SetInteger(kNotSign));
@@ -286,7 +287,7 @@ class RowsInLanes : private RowBatch<T, kScore> {
 
   // ---- Selection -------------------------------------------------------------------------------------------
 
-  // The k-th greatest of each row, where k or n - k + 1 is at most kMostSorted or n is at most kMaxWord.
+  // Returns the k-th greatest of each row. Requires k or n - k + 1 <= kMostSorted, or n <= kMaxWord.
   template <class Column>
   static Column KthGreatest(Column* columns, int n, int k) {
     if (k == 1) {
@@ -300,7 +301,7 @@ class RowsInLanes : private RowBatch<T, kScore> {
                                     : Order::template Ranked<kPadding>(columns, n, rank);
   }
 
-  // How many of each row are at or above a bound; in four sums, as a sum waits for the one before.
+  // Counts the entries of each row at or above a bound. Four sums shorten the chain of dependent additions.
   template <class Column>
   static IntVec CountAtLeast(const Column* columns, int n, Column bound) {
     const IntVec one = Wide::SetInteger(1);
@@ -314,7 +315,7 @@ class RowsInLanes : private RowBatch<T, kScore> {
     return Wide::AddWrapped(Wide::AddWrapped(sums[0], sums[1]), Wide::AddWrapped(sums[2], sums[3]));
   }
 
-  // How many of the entries that equal the k-th greatest are selected: the first ones.
+  // Returns how many of the entries that equal the k-th greatest are selected.
   template <class Column>
   static IntVec Quotas(const Column* columns, int n, int k, Column threshold) {
     IntVec quotas = Wide::SetInteger(static_cast<Integer>(k - n));
@@ -322,7 +323,7 @@ class RowsInLanes : private RowBatch<T, kScore> {
     return quotas;
   }
 
-  // Masks of what is selected, a column each, and the bits of each row.
+  // Sets masks[j] to the selected lanes of column j. Returns the bits of each row.
   template <class Column>
   [[gnu::always_inline]] static IntVec MarkGreatest(Column* columns, int n, int k, Mask* masks) {
     const Column threshold = KthGreatest(columns, n, k);
@@ -349,6 +350,7 @@ class RowsInLanes : private RowBatch<T, kScore> {
     return bits;
   }
 
+  // Finds the cuts by sorting.
   template <class Column>
   static Cuts CutBelow(Column* columns, int n, int k) {
     const Column threshold = KthGreatest(columns, n, k);
@@ -359,8 +361,8 @@ class RowsInLanes : private RowBatch<T, kScore> {
       keys = Key(threshold);
     }
     const IntVec is_tie = CountAtLeast(columns, n, threshold) != Wide::SetInteger(static_cast<Integer>(k));
-    // Where no tie goes across the cut, it lies just below the threshold, and nobody need look at ties. What is added
-    // is 0 for a tie, whose mask is -1, and otherwise -1. Rows that do not exist may wrap.
+    // If no ties straddle the cut, the cut is just below the threshold and the quota is 0. Adds 0 for a row with such
+    // ties, whose mask is -1, and -1 otherwise. Rows that do not exist may wrap.
     const IntVec cuts = Wide::AddWrapped(keys, ~is_tie);
     if (!Any(is_tie)) return {cuts, IntVec{}};
     return {cuts, Quotas(columns, n, k, threshold) & is_tie};
@@ -383,7 +385,8 @@ class RowsInLanes : private RowBatch<T, kScore> {
     return __builtin_convertvector(floats, Vec);
   }
 
-  // SelectByBisection, for all rows at once. Keys take the place of scores, so NaN needs no care.
+  // Finds the cuts by bisection, as SelectByBisection does for one row. Order keys order NaN too, so NaN is no special
+  // case.
   static Cuts CutByBisection(const IntVec* columns, int n, int k) {
     constexpr int kGuesses = 8;
     const IntVec one = Wide::SetInteger(1), wanted = Wide::SetInteger(static_cast<Integer>(k));

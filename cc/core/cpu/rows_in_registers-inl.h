@@ -1,4 +1,4 @@
-// The shortest rows: all their columns stay in registers.
+// Separates the shortest rows, with all their columns in registers.
 
 #ifndef SEPARATIONFACTOR_CORE_CPU_ROWS_IN_REGISTERS_INL_H_
 #define SEPARATIONFACTOR_CORE_CPU_ROWS_IN_REGISTERS_INL_H_
@@ -17,9 +17,9 @@
 namespace separationfactor {
 namespace {
 
-// Rows of 4 to 16 entries of float32 or float64. Columns come in groups of four, and how many there are is known to the
-// compiler, which keeps in registers what it can. The last group is of the rows' last four entries; what the group
-// before has of them comes again.
+// Separates rows of 4 to 16 float32 or float64 entries. Columns come in groups of four. The number of groups is a
+// template argument, so the compiler can keep columns in registers. The last group holds the last four entries of the
+// rows and may overlap the group before it.
 template <class T, Score kScore>
 class RowsInRegisters : private RowBatch<T, kScore> {
   using C = RowBatch<T, kScore>;
@@ -53,22 +53,22 @@ class RowsInRegisters : private RowBatch<T, kScore> {
   static constexpr int kElement = Turn::kElement, kPart = Turn::kPart;
   static constexpr int kMostSorted = Order::kMostSorted;
 
-  // Whatever the networks make of a NaN: not less than a number are the NaNs and what is as great. If these are k, they
-  // are the greatest. If not, or if the threshold is a NaN, which selects all, RowsInLanes does the work.
+  // NotLess marks every NaN and every entry >= threshold, even if a NaN misleads the networks. If exactly k entries are
+  // marked, the selection is correct. Otherwise, for ties or if the threshold is NaN, falls back to RowsInLanes.
   template <bool kMaskOnly, int kGroups>
   [[gnu::noinline]] static void SeparateGroups(Batch batch, int64_t batches, int k, const Products<T>& by_reference) {
     constexpr int kColumns = kGroups * kGroup, kLast = kColumns - kGroup;
     constexpr int kFirst = kColumns < kMostSorted ? kColumns : kMostSorted;
     constexpr int kMore = kColumns - kFirst > kGroup ? kMostSorted : kGroup;
     using Word = std::conditional_t<(kColumns <= 8), uint8_t, uint16_t>;
-    const Products<T> products = by_reference;  // of which no store can be a part
+    const Products<T> products = by_reference;  // a local copy, which stores to y cannot alias
     const int n = batch.n, again = kColumns - n;
     const int64_t row_bytes = int64_t{n} * kElement;
     const auto offset_of = [row_bytes](int group) {
       return group < kGroups - 1 ? kGroup * kElement * group : row_bytes - kGroup * kElement;
     };
     const typename Order::template Rank<Vec> rank(n, k);
-    // What a selected column adds to its rows' words: its bit and, beyond the bits, one to be counted.
+    // A selected column adds its mark to the words of its rows: its bit, and 1 in a counter above the bits.
     constexpr int kCount = kMostGroups * kGroup;
     const IntVec wanted = Wide::SetInteger(static_cast<Integer>(k));
     IntVec marks[kColumns];
@@ -76,12 +76,12 @@ class RowsInRegisters : private RowBatch<T, kScore> {
       const int mark = j < kLast ? 1 << j : (j - kLast < again ? 0 : 1 << (j - again));
       marks[j] = Wide::SetInteger(static_cast<Integer>(mark == 0 ? 0 : mark | 1 << kCount));
     }
-    // The compiler would rather make them again, each by three instructions.
+    // Keeps the marks in memory. The compiler otherwise recomputes each in three instructions.
     __asm__ volatile("" : : "r"(marks) : "memory");
     const Bits* x = batch.x;
     Bits* y = batch.y;
     uint8_t* selected = batch.selected;
-    // Where there was one that RowsInLanes had to do, there may be more.
+    // After a fallback the next kPassOn batches go to RowsInLanes directly, because they probably need it too.
     constexpr int kPassOn = 16;
     int pass_on = 0;
     const auto here = [&] { return Batch{x, y, selected, kRows, n}; };
@@ -128,7 +128,7 @@ class RowsInRegisters : private RowBatch<T, kScore> {
       } else {
         C::template WriteWords<Word>(here(), words);
         const typename Turn::template FirstRows<char> y_rows(reinterpret_cast<char*>(y), row_bytes);
-        // What comes again is written first, and then over.
+        // Writes the last group first, because the group before it overwrites the entries that the two share.
 #pragma GCC unroll 4
         for (int group = kGroups - 1; group >= 0; --group) {
           Vec* const columns = entries + group * kGroup;
@@ -150,7 +150,7 @@ class RowsInRegisters : private RowBatch<T, kScore> {
     return kByGroups[(n - 1) / kGroup];
   }
 
-  // Four columns, from 16 bytes of each row or, of float64, twice that.
+  // Loads four columns: 16 bytes of each row for float32, 32 for float64.
   [[gnu::always_inline]] static void LoadGroup(const typename Turn::template FirstRows<const char>& rows,
                                                int64_t offset, int64_t stride, Vec* columns) {
     for (int j = 0; j < kGroup; j += kPart) {

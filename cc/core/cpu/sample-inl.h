@@ -1,4 +1,4 @@
-// The cut of a long row: two pivots from a sample enclose it.
+// Finds the cut of a long row: two pivots from a sample enclose it.
 
 #ifndef SEPARATIONFACTOR_CORE_CPU_SAMPLE_INL_H_
 #define SEPARATIONFACTOR_CORE_CPU_SAMPLE_INL_H_
@@ -13,7 +13,8 @@
 namespace separationfactor {
 namespace {
 
-// Scores that the k-th greatest of a long row very probably lies between: above `low`, and not above `high`.
+// Returns pivots that very probably enclose the k-th greatest score of a long row: it is above `low` and not above
+// `high`.
 template <class L>
 Range<typename L::Lane> SamplePivots(const typename L::Element* v, int64_t n, int64_t k) {
   using S = typename L::S;
@@ -24,7 +25,7 @@ Range<typename L::Lane> SamplePivots(const typename L::Element* v, int64_t n, in
   const int64_t stride = n / kSample;
   for (int64_t i = 0; i < kSample / kLanes; ++i) S::Store(sample + i * kLanes, L::Load(v + i * stride * kLanes));
 
-  // The rank of the k-th in the sample, give or take three standard deviations.
+  // The rank of the k-th greatest in the sample, plus and minus three standard deviations.
   const float share = static_cast<float>(k) / static_cast<float>(n);
   const float deviation = 3 * __builtin_sqrtf(kSample * share * (1 - share)) + 1;
   const auto rank_high = static_cast<int64_t>(kSample * share - deviation);
@@ -42,11 +43,11 @@ Range<typename L::Lane> SamplePivots(const typename L::Element* v, int64_t n, in
 }
 
 struct Between {
-  int64_t above;  // how many scores are above the upper pivot
-  int64_t count;  // how many between the pivots
+  int64_t above;  // number of scores above the upper pivot
+  int64_t count;  // number of scores between the pivots
 };
 
-// Keeps the scores between the pivots in `between`, which has room for n lanes and a vector.
+// Stores the scores between the pivots in `between`, which has room for n lanes and one vector.
 template <class L>
 Between KeepBetween(const typename L::Element* v, int64_t n, Range<typename L::Lane> pivots,
                     typename L::Lane* between) {
@@ -62,8 +63,9 @@ Between KeepBetween(const typename L::Element* v, int64_t n, Range<typename L::L
   return {above_high.Total(), count};
 }
 
-// The cut of the k greatest of a long row: two pivots from a sample enclose it, and one pass keeps what lies
-// between them. `between` is as above. Where the sample misleads, all of v is bisected.
+// Returns the cut of the k greatest scores of a long row. Two pivots from a sample enclose the cut, one pass keeps the
+// scores between them, and these are bisected. If the pivots do not enclose the cut, all of v is bisected. `between`
+// has room for n lanes and one vector.
 template <class L>
 Cut<typename L::Lane> SelectBySample(const typename L::Element* v, int64_t n, int64_t k, typename L::Lane* between) {
   const auto pivots = SamplePivots<L>(v, n, k);

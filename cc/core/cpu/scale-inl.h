@@ -24,7 +24,7 @@ void ScaleRow(const typename T::Bits* v, typename T::Bits* out, const uint8_t* s
   for (; i + kBlock <= n; i += kBlock) {
     const uint64_t bits = LoadBits(selected + i / 8, kBlock);
     if (kMaskOnly && bits == 0) {
-      // v is not read at all where nothing is selected.
+      // Does not read v where nothing is selected.
 #pragma GCC unroll 8
       for (int j = 0; j < kBlock; j += kLanes) S::Store(out + i + j, Vec{});
       continue;
@@ -44,7 +44,7 @@ void ScaleRow(const typename T::Bits* v, typename T::Bits* out, const uint8_t* s
   }
 }
 
-// Rows shorter than a block, written as one long row.
+// Scales rows shorter than a block as one long row.
 template <class T, bool kMaskOnly>
 void ScaleShortRows(const ScaleSelectedArgs& args, int64_t begin, int64_t end, const Products<T>& products) {
   const auto n = static_cast<int>(args.n);
@@ -54,7 +54,7 @@ void ScaleShortRows(const ScaleSelectedArgs& args, int64_t begin, int64_t end, c
   const uint64_t valid = (uint64_t{1} << n) - 1;
   const uint8_t* selected = args.selected + begin * bytes;
   const uint8_t* const selected_end = args.selected + end * bytes;
-  // A whole word may be read where it is inside the bitmask.
+  // Reads a whole word as long as it lies inside the bitmask.
   for (; selected + 8 <= selected_end; selected += bytes) writer.Add(LoadBits(selected, kBlock) & valid, n);
   for (; selected < selected_end; selected += bytes) writer.Add(LoadBits(selected, n), n);
   writer.Finish();

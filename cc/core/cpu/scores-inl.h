@@ -1,4 +1,4 @@
-// The scores of a row, a vector at a time, and the cut between what is selected and what is not.
+// The scores of a row as vectors, and the cut that separates selected entries from the others.
 
 #ifndef SEPARATIONFACTOR_CORE_CPU_SCORES_INL_H_
 #define SEPARATIONFACTOR_CORE_CPU_SCORES_INL_H_
@@ -26,7 +26,7 @@ inline int64_t Smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 inline int64_t Greater(int64_t a, int64_t b) { return a > b ? a : b; }
 inline float Least(float a, float b) { return a < b ? a : b; }
 
-// Lanes as numbers to interpolate between, and back, roughly.
+// Approximate conversions between lanes and the numbers in which pivots are interpolated.
 template <class Lane>
 struct SameNumbers {
   using Number = Lane;
@@ -34,8 +34,8 @@ struct SameNumbers {
   static Lane ToLane(Number number) { return number; }
 };
 
-// Of the order keys of a half type. float16's bits, with an exponent of 5 bits where float32 has 8, are a number
-// 2^-112 times as great.
+// For the order keys of a half type. The bits of a float16, shifted to float32, represent the number times 2^-112,
+// because the exponents have different biases.
 template <class T>
 struct NumbersOfKeys {
   using Number = float;
@@ -54,7 +54,7 @@ struct NumbersOfKeys {
   }
 };
 
-// Scores that are lanes already.
+// Scores that are stored as lanes.
 template <class LaneType, class NumbersType = SameNumbers<LaneType>>
 struct Lanes {
   using Element = LaneType;
@@ -69,8 +69,8 @@ struct Lanes {
   }
 };
 
-// How the elements of a row become lanes to compare. With denormals-are-zero the floating-point comparisons
-// order float32 and float64 just as the contract has it, but for NaN; the half types become order keys.
+// Converts the elements of a row to lanes. float32 and float64 are compared as they are: with denormals-are-zero the
+// floating-point comparisons give the order of the contract, except for NaN. The half types become order keys.
 template <class T, Score kScore>
 struct Scored {
   using Element = typename T::Bits;
@@ -98,13 +98,13 @@ struct Scored {
   }
 
   static Vec Load(const Element* x) { return Of(S::Load(x)); }
-  // The first `count` lanes; `pad` after them.
+  // Loads the first `count` lanes and sets the others to `pad`.
   static Vec LoadFirst(const Element* x, int count, Lane pad) {
     return S::Blend(S::FirstLanes(count), Of(S::LoadFirst(x, count)), S::Set(pad));
   }
 };
 
-// Integers in the order of lanes, NaN aside, without gaps: where bisection is sure to end.
+// Maps a lane other than NaN to an integer in the same order. The integers have no gaps, so bisection over them ends.
 inline int32_t OrderKey(float lane) {
   const int32_t bits = BitCast<int32_t>(lane);
   return bits ^ (bits >> 31 & INT32_MAX);
@@ -124,11 +124,12 @@ Lane LaneOfKey(typename Simd<Lane>::Integer key) {
       static_cast<Integer>(key ^ (sign & static_cast<Integer>(~(uint64_t{1} << (8 * sizeof(Lane) - 1))))));
 }
 
+// The cut of a row: every score above the threshold is selected, and the first `quota` of those that equal it.
 template <class Lane>
 struct Cut {
   Lane threshold;
-  int64_t quota;        // how many of those that equal the threshold are selected: the first ones
-  bool is_nan = false;  // the threshold is NaN: nothing is above it, and every NaN equals it
+  int64_t quota;        // number of selected entries that equal the threshold, the first ones of the row
+  bool is_nan = false;  // the threshold is NaN: no score is above it, and every NaN equals it
 
   bool IsAbove(Lane score) const { return !is_nan & !(score <= threshold); }
   bool IsEqual(Lane score) const { return is_nan ? score != score : score == threshold; }

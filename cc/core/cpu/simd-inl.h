@@ -1,9 +1,9 @@
-// Vectors of one instruction set, as the kernels use them. Included by one file per instruction set and
-// compiled with its flags; what differs between them is decided here, by the compiler's own macros.
+// Vectors of one instruction set. One file per instruction set includes this header and is compiled with its flags. The
+// compiler's predefined macros select the implementation.
 //
-// Everything lives in an unnamed namespace. Were these functions linkable, the linker would keep one copy of
-// each, perhaps the one compiled for AVX-512, for all files that call them. For the same reason neither this
-// file nor those that include it use templates or inline functions of the standard library; the test
+// Everything is in an unnamed namespace. With external linkage the linker would keep one copy of each function,
+// possibly the one compiled for AVX-512, for all files that call it. For the same reason neither this header nor the
+// files that include it use templates or inline functions of the standard library. The test
 // `kernels_define_no_shared_symbols` checks the objects.
 
 #ifndef SEPARATIONFACTOR_CORE_CPU_SIMD_INL_H_
@@ -31,7 +31,7 @@ constexpr int kVectorBytes = 16;
 #endif
 
 #if SEPARATIONFACTOR_AVX2
-// The indices of the set bits of each byte, one in each byte of a word.
+// For each value of a byte, the indices of its set bits, one per byte of a 64-bit word.
 struct SetBits {
   constexpr SetBits() : of() {
     for (int byte = 0; byte < 256; ++byte) {
@@ -45,8 +45,8 @@ struct SetBits {
 constexpr SetBits kSetBits;
 #endif
 
-// Whether a vector's lanes are integers. In a class template GCC (12, say) forgets the attribute that makes a vector of
-// a member type, so that std::is_same<Lanes, IntVec> is false of the very same type.
+// Whether the lanes of a vector are integers. std::is_same<Lanes, IntVec> does not work: in a class template GCC 12
+// drops the vector attribute of a member type.
 template <class Vec>
 constexpr bool kHasIntegerLanes = std::is_integral<std::remove_reference_t<decltype(std::declval<Vec&>()[0])>>::value;
 
@@ -65,7 +65,7 @@ struct IntegerOfSize<8> {
   using Type = int64_t;
 };
 
-// Lane is what scores are compared as: float, double, or int16_t for the order keys of the half types.
+// Lane is the type in which scores are compared: float, double, or int16_t for the order keys of the half types.
 template <class LaneType>
 struct Simd {
   using Lane = LaneType;
@@ -82,14 +82,14 @@ struct Simd {
 
   static IntVec AddWrapped(IntVec a, IntVec b) { return (IntVec)((UnsignedVec)a + (UnsignedVec)b); }
 
-  // {0, 1, ...}
+  // Returns {0, 1, ...}.
   static IntVec Iota() { return MakeIota(std::make_integer_sequence<int, kLanes>()); }
   template <int... kIndices>
   static IntVec MakeIota(std::integer_sequence<int, kIndices...>) {
     return IntVec{static_cast<Integer>(kIndices)...};
   }
 
-  // The lanes of a and, from kLanes on, of b that the indices name.
+  // Selects lanes by index. Indices from kLanes on refer to b.
   template <int... kIndices>
   static Vec Shuffle(Vec a, Vec b) {
 #if defined(__clang__)
@@ -106,7 +106,7 @@ struct Simd {
   }
   static void Store(void* to, Vec vec) { __builtin_memcpy(to, &vec, sizeof(vec)); }
 
-  // MAXPS and MINPS give the second operand where either is NaN, so a NaN never enters an accumulator.
+  // MAXPS and MINPS return the second operand if either is NaN, so a NaN never enters the accumulator.
   static Vec Max(Vec x, Vec accumulator) { return x > accumulator ? x : accumulator; }
   static Vec Min(Vec x, Vec accumulator) { return x < accumulator ? x : accumulator; }
 
@@ -115,7 +115,7 @@ struct Simd {
 
   static Mask FirstLanes(int count) { return static_cast<Mask>((uint64_t{1} << count) - 1); }
 
-  // The first `count` lanes, zeros after them; 0 <= count < kLanes.
+  // Loads the first `count` lanes and sets the others to zero. 0 <= count < kLanes.
   static Vec LoadFirst(const void* from, int count) {
     const Mask mask = FirstLanes(count);
     if constexpr (kIsFloat) return _mm512_maskz_loadu_ps(mask, from);
@@ -129,13 +129,13 @@ struct Simd {
     if constexpr (sizeof(Lane) == 2) _mm512_mask_storeu_epi16(to, mask, (__m512i)vec);
   }
 
-  // Not at or below: a NaN in x is above.
+  // Returns the lanes with x > threshold. A NaN in x is above.
   static Mask Above(Vec x, Vec threshold) {
     if constexpr (kIsFloat) return _mm512_cmp_ps_mask(x, threshold, _CMP_NLE_UQ);
     if constexpr (kIsDouble) return _mm512_cmp_pd_mask(x, threshold, _CMP_NLE_UQ);
     if constexpr (sizeof(Lane) == 2) return _mm512_cmpgt_epi16_mask((__m512i)x, (__m512i)threshold);
   }
-  // A NaN in x is not less. For float and double.
+  // Returns the lanes where x is not less than the threshold. A NaN in x is not less. For float and double.
   static Mask NotLess(Vec x, Vec threshold) {
     if constexpr (kIsFloat) return _mm512_cmp_ps_mask(x, threshold, _CMP_NLT_UQ);
     if constexpr (kIsDouble) return _mm512_cmp_pd_mask(x, threshold, _CMP_NLT_UQ);
@@ -167,20 +167,20 @@ struct Simd {
     if constexpr (sizeof(Lane) == 2) return (Vec)_mm512_maskz_mov_epi16(mask, (__m512i)vec);
   }
 
-  // Counts the lanes of masks.
+  // Counts the set lanes of masks.
   struct Counter {
     int64_t count = 0;
     void Add(Mask mask) { count += __builtin_popcountll(mask); }
     int64_t Total() const { return count; }
   };
 
-  // Writes the lanes that the mask has, one after another, and returns how many. May write a whole vector. The
-  // compression happens in a register, as that to memory is microcoded on Zen 4.
+  // Stores the set lanes of the mask contiguously and returns their number. May store a whole vector. Compresses in a
+  // register, because compressing stores are microcoded on Zen 4.
   static int Compress(Lane* to, Mask mask, Vec vec) {
     if constexpr (kIsFloat) Store(to, _mm512_maskz_compress_ps(mask, vec));
     if constexpr (kIsDouble) Store(to, _mm512_maskz_compress_pd(mask, vec));
     if constexpr (sizeof(Lane) == 2) {
-      // 16-bit lanes compress in one instruction with VBMI2 alone, so these go by way of 32 bits.
+      // Only VBMI2 compresses 16-bit lanes in one instruction, so they are widened to 32 bits.
       const auto low_mask = static_cast<__mmask16>(mask);
       const __m512i low = _mm512_cvtepi16_epi32(_mm512_castsi512_si256((__m512i)vec));
       const __m512i high = _mm512_cvtepi16_epi32(_mm512_extracti64x4_epi64((__m512i)vec, 1));
@@ -194,7 +194,7 @@ struct Simd {
   }
 
 #else
-  using Mask = IntVec;  // every bit of a lane alike
+  using Mask = IntVec;  // each lane is 0 or -1
 
   static Mask FirstLanes(int count) { return Iota() < SetInteger(static_cast<Integer>(count)); }
 
@@ -210,7 +210,7 @@ struct Simd {
     return ~(x <= threshold);
   }
   static Mask NotLess(Vec x, Vec threshold) {
-    // Of ~(x < threshold) GCC makes a choice by bytes where the mask is used.
+    // For ~(x < threshold) GCC emits byte blends at every use of the mask.
 #if SEPARATIONFACTOR_AVX2
     if constexpr (kIsFloat) return (Mask)_mm256_cmp_ps(x, threshold, _CMP_NLT_UQ);
     if constexpr (kIsDouble) return (Mask)_mm256_cmp_pd(x, threshold, _CMP_NLT_UQ);
@@ -267,7 +267,7 @@ struct Simd {
   struct Counter {
     int64_t count = 0;
     void Add(Mask mask) {
-      // Two bits for each 16-bit lane.
+      // Counts two bits per 16-bit lane.
       if constexpr (sizeof(Lane) == 2) {
         count += __builtin_popcount(static_cast<uint32_t>(_mm256_movemask_epi8((__m256i)mask)));
       } else {
@@ -277,7 +277,7 @@ struct Simd {
     int64_t Total() const { return sizeof(Lane) == 2 ? count / 2 : count; }
   };
 #else
-  // The baseline has no instruction that counts bits.
+  // The baseline has no population count.
   struct Counter {
     int64_t count = 0;
     int adds = 0;
@@ -307,7 +307,7 @@ struct Simd {
       Compress8(to + low_count, bits >> 8, _mm256_extracti128_si256((__m256i)vec, 1));
       return __builtin_popcount(bits);
     } else {
-      // A 64-bit lane is two of 32.
+      // A 64-bit lane is treated as two 32-bit lanes.
       const auto bits = static_cast<uint32_t>(_mm256_movemask_ps((__m256)mask));
       const __m256i order = _mm256_cvtepu8_epi32(_mm_cvtsi64_si128(static_cast<int64_t>(kSetBits.of[bits])));
       Store(to, (Vec)_mm256_permutevar8x32_epi32((__m256i)vec, order));
@@ -322,7 +322,7 @@ struct Simd {
   }
 #if SEPARATIONFACTOR_AVX2
   static void Compress8(Lane* to, uint32_t bits, __m128i vec) {
-    // Each 16-bit lane is two bytes.
+    // Each 16-bit lane is two bytes of the shuffle.
     const __m128i order = _mm_cvtsi64_si128(static_cast<int64_t>(kSetBits.of[bits]));
     const __m128i first = _mm_add_epi8(order, order), second = _mm_add_epi8(first, _mm_set1_epi8(1));
     _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm_shuffle_epi8(vec, _mm_unpacklo_epi8(first, second)));
@@ -330,7 +330,7 @@ struct Simd {
 #endif
 #endif
 
-  // The upper halves of 32-bit lanes, each 16 bytes of `low` before those of `high`: undoes Interleave<2>.
+  // Packs the upper halves of 32-bit lanes. Within each 16 bytes, those of `low` come first. Inverse of Interleave<2>.
   template <class WideVec>
   static Vec PackUpper(WideVec low, WideVec high) {
 #if SEPARATIONFACTOR_AVX512
@@ -344,7 +344,7 @@ struct Simd {
 #endif
   }
 
-  // Which lanes of a are not less than those of b, where neither has NaN. Of the least integer in b it may say no.
+  // Returns the lanes with a >= b, for a and b without NaN. May return false where b is the smallest integer.
   template <class Lanes>
   static Mask AtLeast(Lanes a, Lanes b) {
     constexpr bool kIsInteger = kHasIntegerLanes<Lanes>;
@@ -357,13 +357,13 @@ struct Simd {
       return _mm512_cmp_pd_mask((__m512d)a, (__m512d)b, _CMP_GE_OQ);
     }
 #else
-    // Integers are compared by one instruction for "greater" alone.
+    // There is one instruction for integer "greater" and none for "greater or equal".
     if constexpr (kIsInteger) return a > AddWrapped(b, SetInteger(-1));
     return a >= b;
 #endif
   }
 
-  // count + (mask ? amount : 0)
+  // Returns count + (mask ? amount : 0).
   static IntVec AddIf(IntVec count, Mask mask, IntVec amount) {
 #if SEPARATIONFACTOR_AVX512
     if constexpr (kIsFloat) {
@@ -376,7 +376,7 @@ struct Simd {
 #endif
   }
 
-  // Loads of 16 bytes each, `stride` bytes apart, one after another.
+  // Fills a vector with blocks of 16 bytes that lie `stride` bytes apart.
   static Vec LoadQuarters(const char* from, int64_t stride) {
 #if SEPARATIONFACTOR_AVX512
     const auto load = [&](int part) { return _mm_loadu_si128(reinterpret_cast<const __m128i*>(from + part * stride)); };
@@ -393,7 +393,7 @@ struct Simd {
 #endif
   }
 
-  // Stores 16 bytes each, `stride` bytes apart.
+  // Stores the vector's blocks of 16 bytes `stride` bytes apart.
   static void StoreQuarters(char* to, int64_t stride, Vec vec) {
 #if SEPARATIONFACTOR_AVX512
     const auto store = [&](int part, __m128i bits) {
@@ -414,7 +414,7 @@ struct Simd {
 #endif
   }
 
-  // Within each 16 bytes: the lower or upper `kBytes`-wide elements of a and b in turns, as UNPCKLPS does.
+  // Within each 16 bytes, interleaves the lower or upper `kBytes`-wide elements of a and b, as UNPCKLPS does.
   template <int kBytes, bool kUpper>
   static Vec Interleave(Vec a, Vec b) {
     return MakeInterleave<kBytes, kUpper>(a, b, std::make_integer_sequence<int, kLanes>());

@@ -1,4 +1,4 @@
-// Sorting networks over columns.
+// Finds the k-th greatest entry of each row with sorting networks over columns.
 
 #ifndef SEPARATIONFACTOR_CORE_CPU_SORTING_NETWORKS_INL_H_
 #define SEPARATIONFACTOR_CORE_CPU_SORTING_NETWORKS_INL_H_
@@ -11,7 +11,7 @@
 namespace separationfactor {
 namespace {
 
-// Pairs of places; of each pair in turn the greater entry goes first.
+// A list of comparators. Each moves the greater of two entries to the index `first`.
 template <int kSize>
 struct Network {
   int first[kSize * kSize], second[kSize * kSize];
@@ -22,7 +22,7 @@ struct Network {
   }
 };
 
-// Sorts: Batcher's odd-even merge sort (1968).
+// A network that sorts: Batcher's odd-even merge sort (1968).
 template <int kSize>
 constexpr Network<kSize> SortingNetwork() {
   Network<kSize> network{};
@@ -38,7 +38,7 @@ constexpr Network<kSize> SortingNetwork() {
   return network;
 }
 
-// Sorts what first rises and then falls, or the other way round.
+// A network that sorts a bitonic sequence, which first rises and then falls or the reverse.
 template <int kSize>
 constexpr Network<kSize> BitonicMerge() {
   Network<kSize> network{};
@@ -50,13 +50,13 @@ constexpr Network<kSize> BitonicMerge() {
   return network;
 }
 
-// Ranks in columns: each lane is a row, each vector a column.
+// Selection by rank in columns: each lane is a row, each vector a column.
 template <class Number>
 struct Ranking {
   using Wide = Simd<Number>;
   using IntVec = typename Wide::IntVec;
   using Integer = typename Wide::Integer;
-  // Of longer rows, sorting finds no more than the eighth; sixteen vectors sorted do not stay in registers.
+  // The greatest rank found by sorting in rows of any length. Sixteen sorted vectors do not stay in registers.
   static constexpr int kMostSorted = 8;
 
   template <class Column>
@@ -75,7 +75,8 @@ struct Ranking {
     (SortPair(columns[network.first[kIndices]], columns[network.second[kIndices]]), ...);
   }
 
-  // The k-th greatest of n, counted from the nearer end: the rank-th greatest of flipped columns.
+  // The k-th greatest of n entries as a rank from the nearer end. If that is the lower end, columns are flipped, which
+  // reverses their order.
   template <class Column>
   struct Rank {
     Rank(int n, int k) {
@@ -93,11 +94,11 @@ struct Ranking {
     Column Flipped(Column column) const { return (Column)((IntVec)column ^ flip); }
     int rank;
     IntVec flip;
-    Column padding;  // what no rank reaches
+    Column padding;  // below every entry once it is flipped
   };
 
-  // Each row's entry of a rank up to kSize: the kSize greatest, of flipped columns, are kept sorted, as more columns
-  // are sorted and merged with them, kMore at a time.
+  // Returns each row's entry of a rank up to kSize. Keeps the kSize greatest flipped entries sorted. Sorts kMore
+  // columns at a time and merges them in.
   template <int kSize, int kMore = kSize, class Column>
   [[gnu::always_inline]] static Column Ranked(const Column* columns, int n, const Rank<Column>& rank) {
     static constexpr auto kSort = SortingNetwork<kSize>();

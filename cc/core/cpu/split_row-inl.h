@@ -1,4 +1,4 @@
-// One long row, shared by several threads.
+// Separates one long row that is split among threads.
 
 #ifndef SEPARATIONFACTOR_CORE_CPU_SPLIT_ROW_INL_H_
 #define SEPARATIONFACTOR_CORE_CPU_SPLIT_ROW_INL_H_
@@ -19,7 +19,8 @@
 namespace separationfactor {
 namespace {
 
-// The paths for long rows, where what goes over the row is done segment by segment and the rest on this thread.
+// The stream path and the sample path, split among threads. Passes over the row run on all threads, one segment at a
+// time. The other steps run on the calling thread.
 template <class T, Score kScore>
 class SplitRow {
  public:
@@ -28,7 +29,7 @@ class SplitRow {
   using Bits = typename T::Bits;
   using RowCandidates = Candidates<T, kScore>;
 
-  // `scratch` has ScratchBytes and, for each segment, kScratchSlack.
+  // Scratch: ScratchBytes(args) + segments.count * kScratchSlack.
   SplitRow(const SeparateArgs& args, int64_t row, const Segments& segments, void* scratch)
       : x_(static_cast<const Bits*>(args.x) + row * args.n),
         y_(static_cast<Bits*>(args.y) + row * args.n),
@@ -49,7 +50,7 @@ class SplitRow {
   }
 
  private:
-  // Calls function(segment, begin, size) for all segments, perhaps at the same time.
+  // Calls function(segment, begin, size) for all segments, possibly in parallel.
   template <class Function>
   void ForEachSegment(Function function) const {
     struct Context {
@@ -71,7 +72,7 @@ class SplitRow {
 
   bool Stream(bool is_certain) {
     const Lane bound = LowerBound<L>(x_, n_, k_, is_certain, reinterpret_cast<Lane*>(scratch_));
-    int64_t counts[Segments::kMaxCount];  // -1: too many
+    int64_t counts[Segments::kMaxCount];  // -1: too many candidates
     ForEachSegment([&](int64_t segment, int64_t begin, int64_t size) {
       RowCandidates candidates(ScratchOf(segment), RowCandidates::MaxCount(size));
       const bool fits =
@@ -104,7 +105,7 @@ class SplitRow {
     return done;
   }
 
-  // SelectBySample.
+  // SelectBySample, split among threads.
   Cut<Lane> Select() {
     const auto pivots = SamplePivots<L>(x_, n_, k_);
     Between parts[Segments::kMaxCount];
@@ -128,7 +129,7 @@ class SplitRow {
   }
 
   void Write(const Cut<Lane>& cut) {
-    // Which of those that equal the threshold are the first ones depends on all segments before.
+    // The quota of a segment depends on the ties in all segments before it.
     int64_t quotas[Segments::kMaxCount] = {};
     if (cut.quota > 0) {
       ForEachSegment([&](int64_t segment, int64_t begin, int64_t size) {

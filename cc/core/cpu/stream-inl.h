@@ -1,4 +1,4 @@
-// Separates a long row of which little is selected in one pass that writes as well.
+// Separates a long row with a small k in one pass that also writes y.
 
 #ifndef SEPARATIONFACTOR_CORE_CPU_STREAM_INL_H_
 #define SEPARATIONFACTOR_CORE_CPU_STREAM_INL_H_
@@ -16,12 +16,14 @@
 namespace separationfactor {
 namespace {
 
-// What it costs to look at a candidate, over what it costs to sample an entry, squared.
+// The squared ratio of two costs: that of examining a candidate and that of sampling an entry. Chosen by
+// kernels_benchmark.
 constexpr float kSampleCost = 57600;
 
-// A score that at least k scores of the row very probably exceed, and not many more: one of the greatest of a
-// sample. The sample falls into groups, of lanes that lie far apart, and of each group the greatest is kept.
-// If `is_certain`, a lower score, which at least k scores surely reach: the k-th of the sample.
+// Returns a bound that at least k scores of the row very probably exceed, and not many more than k. The bound is one of
+// the greatest scores of a sample. The sample consists of groups of lanes that lie far apart, and the greatest score of
+// each group is kept. If `is_certain`, returns a lower bound that at least k scores are certain to reach, the k-th
+// greatest of the sample.
 template <class L>
 inline typename L::Lane LowerBound(const typename L::Element* x, int64_t n, int64_t k, bool is_certain,
                                    typename L::Lane* greatest) {
@@ -29,16 +31,15 @@ inline typename L::Lane LowerBound(const typename L::Element* x, int64_t n, int6
   using Vec = typename S::Vec;
   using Lane = typename L::Lane;
   constexpr int kLanes = S::kLanes;
-  constexpr int kRun = 4;  // vectors that lie together
-  // A large sample takes long, a small one leaves many candidates; this share of the row balances both. The
-  // constant was chosen by kernels_benchmark.
+  constexpr int kRun = 4;  // adjacent vectors
+  // A large sample is slow, and a small one leaves many candidates. This share of the row balances the two costs.
   const auto row_size = static_cast<float>(n), row_k = static_cast<float>(k);
   const float share = Least(1.0f, __builtin_cbrtf(kSampleCost * row_k / (row_size * row_size)));
-  // How many of the k greatest the sample has, and three standard deviations more.
+  // The expected number of the k greatest in the sample, plus three standard deviations.
   const float expected = share * row_k;
   const float probable_rank = Least(row_k, expected + 3 * __builtin_sqrtf(expected) + 1);
   const int64_t rank = is_certain ? k : static_cast<int64_t>(probable_rank);
-  // With twice as many groups as that, few of the greatest share one.
+  // With twice as many groups, few of the greatest scores share a group.
   const int64_t runs = (2 * rank + kRun * kLanes - 1) / (kRun * kLanes);
   const int64_t all_runs = n / (kRun * kLanes);
   const int64_t depth = Greater(1, static_cast<int64_t>(share * static_cast<float>(all_runs)) / runs);
@@ -61,8 +62,8 @@ inline typename L::Lane LowerBound(const typename L::Element* x, int64_t n, int6
   return SelectByBisection<typename L::AsLanes>(greatest, runs * kRun * kLanes, rank).threshold;
 }
 
-// Marks what scores above the threshold in `selected`, lists the blocks where anything does, and returns how
-// many do. Writes y, unless kWrite is false, as if nothing were selected.
+// Marks the scores above the threshold in `selected` and lists the blocks that contain any. Returns the number of
+// listed blocks. If kWrite, also writes y as if nothing were selected.
 template <class T, Score kScore, bool kMaskOnly, bool kWrite>
 inline int64_t Mark(const typename T::Bits* x, typename T::Bits* y, uint8_t* selected, int64_t n,
                     typename Scored<T, kScore>::Lane threshold, const Products<T>& products, int32_t* blocks) {
@@ -103,15 +104,15 @@ inline int64_t Mark(const typename T::Bits* x, typename T::Bits* y, uint8_t* sel
   return count + (bits != 0);
 }
 
-// What a long row is searched with: see SeparateByStream.
+// The candidates of a long row: see SeparateByStream.
 template <class T, Score kScore>
 struct Candidates {
   using Lane = typename Scored<T, kScore>::Lane;
   using Bits = typename T::Bits;
 
-  // Of an eighth of a row, all of this fits into a row of scratch, be it of 2-byte elements.
+  // Candidates for an eighth of a row fit into one row of scratch, even for 2-byte elements.
   static constexpr int64_t MaxCount(int64_t n) { return n / 8; }
-  // Without the list of blocks.
+  // The size without the list of blocks.
   static constexpr int64_t Bytes(int64_t max_count) {
     return (max_count + kBlock) * static_cast<int64_t>(sizeof(Lane) + sizeof(Bits) + sizeof(int32_t));
   }
@@ -129,15 +130,15 @@ struct Candidates {
     bits[count++] = element;
   }
 
-  // Takes those that the bitmask has in the first block_count of the listed blocks. False if they are too many.
+  // Adds the entries marked in the first `block_count` listed blocks. Returns false if there are too many.
   bool Extract(const Bits* x, const uint8_t* selected, int64_t n, int64_t block_count) {
     for (int64_t b = 0; b < block_count; ++b) {
       const int64_t i = int64_t{blocks[b]} * kBlock;
       uint64_t word = LoadBits(selected + i / 8, static_cast<int>(Smaller(kBlock, n - i)));
       const int found = __builtin_popcountll(word);
       if (count + found > max_count) return false;
-      // Most blocks have few. Four are always written, and the next block overwrites what wasn't there, so that
-      // there is less to predict.
+      // Most blocks have few candidates. Four indices are always stored, and the next block overwrites the surplus.
+      // This saves branch mispredictions.
 #pragma GCC unroll 4
       for (int j = 0; j < 4; ++j) {
         indices[count + j] = static_cast<int32_t>(i + __builtin_ctzll(word | uint64_t{1} << 63));
@@ -161,8 +162,8 @@ struct Candidates {
   int32_t* blocks;
 };
 
-// Marks the candidates of a row, or of a part of one, and lists them. Writes y as if nothing were selected, unless
-// y is x: then the bitmask and the candidates' own bits come to hold what is needed of x.
+// Marks and lists the candidates of a row or of a segment. If y is not x, also writes y as if nothing were selected. If
+// y is x, the row stays unchanged, because a retry may need it. Returns false if there are too many candidates.
 template <class T, Score kScore>
 bool FindCandidates(const typename T::Bits* x, typename T::Bits* y, uint8_t* selected, int64_t n,
                     typename Scored<T, kScore>::Lane bound, const Products<T>& products,
@@ -173,8 +174,9 @@ bool FindCandidates(const typename T::Bits* x, typename T::Bits* y, uint8_t* sel
   return candidates.Extract(x, selected, n, blocks);
 }
 
-// Leaves those candidates that are selected, and unmarks the others. Candidates score above `bound`; if they are
-// fewer than k, it is ties as a rule, and the bound itself is the threshold. Returns false where it is not.
+// Keeps the candidates that are selected and unmarks the others. All candidates score above `bound`. Fewer than k
+// candidates usually mean ties at the bound: then the first entries that equal the bound are added. Returns false if
+// there are not enough of them.
 template <class T, Score kScore>
 bool ChooseAmongCandidates(const typename T::Bits* x, uint8_t* selected, int64_t n, int64_t k,
                            typename Scored<T, kScore>::Lane bound, Candidates<T, kScore>& candidates) {
@@ -190,7 +192,7 @@ bool ChooseAmongCandidates(const typename T::Bits* x, uint8_t* selected, int64_t
       const auto score = candidates.scores[i];
       const bool takes_quota = cut.quota > 0 && cut.IsEqual(score);
       cut.quota -= takes_quota;
-      // Without a branch, as it could not be predicted.
+      // Branch-free, because the outcome is unpredictable.
       const bool keep = takes_quota | cut.IsAbove(score);
       candidates.bits[kept] = candidates.bits[i];
       candidates.indices[kept] = static_cast<int32_t>(index);
@@ -200,7 +202,7 @@ bool ChooseAmongCandidates(const typename T::Bits* x, uint8_t* selected, int64_t
     candidates.count = kept;
     return true;
   }
-  // If enough scores equal the bound, the first of them make up for what is missing.
+  // Adds the first entries that equal the bound until there are k.
   const auto bound_vec = S::Set(bound);
   for (int64_t i = 0; candidates.count < k; i += S::kLanes) {
     if (i >= n) return false;
@@ -217,6 +219,7 @@ bool ChooseAmongCandidates(const typename T::Bits* x, uint8_t* selected, int64_t
   return true;
 }
 
+// Writes the products of the selected candidates to y.
 template <class T, Score kScore>
 void WriteCandidates(const Candidates<T, kScore>& candidates, typename T::Bits* y, const Products<T>& products) {
   for (int64_t i = 0; i < candidates.count; ++i) {
@@ -224,10 +227,11 @@ void WriteCandidates(const Candidates<T, kScore>& candidates, typename T::Bits* 
   }
 }
 
-// One pass over the row marks in the bitmask the candidates, which score above a bound, and writes y as if nothing
-// were selected. What is then left to do concerns the candidates alone. Returns false where the bound was too
-// high, as may happen in sorted rows unless it is certain, or so low that there are too many candidates; x is
-// then as it was.
+// Separates a row in one pass. The pass marks the candidates, the scores above a bound, in the bitmask and writes y as
+// if nothing were selected. The steps that follow touch only the candidates.
+//
+// Returns false, with x unchanged, if the bound was too high or so low that there are too many candidates. A bound that
+// is not certain may be too high in sorted rows.
 template <class T, Score kScore>
 bool SeparateByStream(const typename T::Bits* x, typename T::Bits* y, uint8_t* selected, int64_t n, int64_t k,
                       bool is_certain, const Products<T>& products, void* scratch) {

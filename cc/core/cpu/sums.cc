@@ -1,4 +1,4 @@
-// SumSelected of separate.h.
+// SumSelected. separate.h documents the order of additions.
 
 #include <algorithm>
 #include <cstdint>
@@ -16,7 +16,8 @@ inline bool IsSelected(const uint8_t* selected, int64_t i) { return selected[i /
 
 constexpr int64_t kGroup = 64;
 
-// The sum of a group of 64, upper half on lower; a group that is not full ends in zeros. Overwrites the group.
+// Returns the sum of a group of 64, padded with zeros after `size`. Adds the upper half to the lower half until one
+// number is left. Overwrites the group.
 double SumGroup(double* group, int64_t size) {
   std::fill(group + size, group + kGroup, 0.0);
   for (int64_t half = kGroup / 2; half > 0; half /= 2) {
@@ -25,7 +26,7 @@ double SumGroup(double* group, int64_t size) {
   return group[0];
 }
 
-// Replaces the numbers by the sums of their groups.
+// Replaces the numbers with the sums of their groups.
 void SumGroups(std::vector<double>& numbers) {
   const int64_t size = static_cast<int64_t>(numbers.size());
   int64_t sums = 0;
@@ -40,11 +41,11 @@ void SumGroups(std::vector<double>& numbers) {
 
 double SumByGroups(std::vector<double> numbers) {
   while (numbers.size() > 1) SumGroups(numbers);
-  // No order of additions should show in the sign of a zero.
+  // A zero sum is +0, so its sign does not depend on the order of additions.
   return numbers.empty() || numbers[0] == 0 ? 0.0 : numbers[0];
 }
 
-// Elements that one unit of parallel work sums, to one number: whole groups, twice over.
+// Elements that one unit of parallel work sums to one number: a full group of full groups.
 constexpr int64_t kBlock = kGroup * kGroup;
 
 template <class T>
@@ -75,7 +76,7 @@ SelectedSums SumBlock(const SumSelectedArgs& args, int64_t begin) {
   return {SumGroup(selected_sums, groups), SumGroup(other_sums, groups)};
 }
 
-// Rough nanoseconds an element, for the caller's scheduler.
+// Approximate nanoseconds per element for the caller's scheduler.
 constexpr int64_t kSumCost = 4;
 
 }  // namespace

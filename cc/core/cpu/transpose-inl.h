@@ -1,4 +1,4 @@
-// Rows into columns, and back.
+// Transposes 16 bytes each of a vector of rows, in registers.
 
 #ifndef SEPARATIONFACTOR_CORE_CPU_TRANSPOSE_INL_H_
 #define SEPARATIONFACTOR_CORE_CPU_TRANSPOSE_INL_H_
@@ -10,26 +10,28 @@
 namespace separationfactor {
 namespace {
 
+// Rows are in memory; in a column each lane belongs to another row. A part is 16 bytes of each row: kPart columns of
+// kElement bytes.
 template <class Number>
 struct Transpose {
   using Wide = Simd<Number>;
   using Vec = typename Wide::Vec;
   static constexpr int kElement = sizeof(Number), kPart = 16 / kElement;
 
-  // The first of a batch's rows, from which the others lie a multiple of as many rows away.
+  // Pointers to the first kPart rows of a batch. The other rows lie multiples of kPart rows after them.
   template <class Char>
   struct FirstRows {
     FirstRows(Char* first, int64_t row_bytes) {
       for (int row = 0; row < kPart; ++row) {
         of[row] = first + row * row_bytes;
-        // Or the compiler keeps each row's distance for each group, which is more than there are registers.
+        // Hides the address from the compiler, which otherwise spills one offset per row and group.
         __asm__("" : "+r"(of[row]));
       }
     }
     Char* of[kPart];
   };
 
-  // Columns from 16 bytes of each row, and back into them.
+  // Loads columns from 16 bytes of each row. StorePart does the reverse. `stride` is the size of kPart rows.
   [[gnu::always_inline]] static void LoadPart(const FirstRows<const char>& rows, int64_t offset, int64_t stride,
                                               Vec (&part)[kPart]) {
     for (int row = 0; row < kPart; ++row) part[row] = Wide::LoadQuarters(rows.of[row] + offset, stride);
@@ -41,7 +43,7 @@ struct Transpose {
     for (int row = 0; row < kPart; ++row) Wide::StoreQuarters(rows.of[row] + offset, stride, part[row]);
   }
 
-  // Turns 16 bytes each of kPart rows into columns, and back.
+  // Transposes in place. It is its own inverse.
   static void Turn(Vec (&part)[kPart]) {
     if constexpr (kPart == 2) {
       const Vec first = part[0];

@@ -1,4 +1,4 @@
-// Writes what a cut selects: y and the bitmask.
+// Writes y and the bitmask for a given cut.
 
 #ifndef SEPARATIONFACTOR_CORE_CPU_WRITE_CUT_INL_H_
 #define SEPARATIONFACTOR_CORE_CPU_WRITE_CUT_INL_H_
@@ -15,7 +15,7 @@
 namespace separationfactor {
 namespace {
 
-// From `quota` on it counts down, across the calls.
+// Marks the selected lanes of one vector after another. `quota` counts the ties that are still to be selected.
 template <class L, bool kTies>
 struct Selector {
   using S = typename L::S;
@@ -85,7 +85,7 @@ inline void WriteCut(const typename T::Bits* x, typename T::Bits* y, uint8_t* se
   write(x, y, selected, n, cut, products);
 }
 
-// Fills y as if nothing were selected.
+// Writes y as if nothing were selected.
 template <class T>
 void Suppress(const typename T::Bits* x, typename T::Bits* y, int64_t n, const Products<T>& products) {
   using S = typename Products<T>::S;

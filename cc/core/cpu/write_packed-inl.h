@@ -1,4 +1,4 @@
-// Writes what the bits of short rows select.
+// Writes short rows for given bits.
 
 #ifndef SEPARATIONFACTOR_CORE_CPU_WRITE_PACKED_INL_H_
 #define SEPARATIONFACTOR_CORE_CPU_WRITE_PACKED_INL_H_
@@ -11,7 +11,8 @@
 namespace separationfactor {
 namespace {
 
-// Writes what the bits of the rows select; rows lie one after another, so their bits make one long string.
+// Writes the products of consecutive rows for given selection bits. Collects the bits of several rows into blocks of
+// 64, because the rows have no gaps.
 template <class T, bool kMaskOnly>
 class PackedWriter {
  public:
@@ -21,7 +22,7 @@ class PackedWriter {
 
   PackedWriter(const Bits* from, Bits* to, const Products<T>& products) : from_(from), to_(to), products_(products) {}
 
-  // The next `count` entries, 1 <= count <= 64.
+  // Adds the bits of the next `count` entries, 1 <= count <= 64.
   void Add(uint64_t bits, int count) {
     word_ |= bits << filled_;
     filled_ += count;

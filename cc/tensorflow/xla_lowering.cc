@@ -1,4 +1,4 @@
-// The ops as XLA compiles them: each becomes one custom call, whose handlers stand in a file for each platform.
+// Lowers the ops to XLA. Each op becomes one custom call. The handlers are in cc/xla, one file per platform.
 
 #include <cstdint>
 #include <string>
@@ -7,7 +7,6 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "tensorflow/arguments.h"
 #include "tensorflow/compiler/tf2xla/shape_util.h"
 #include "tensorflow/compiler/tf2xla/xla_helpers.h"
 #include "tensorflow/compiler/tf2xla/xla_op_kernel.h"
@@ -15,7 +14,8 @@
 #include "tensorflow/core/framework/op_kernel.h"
 #include "tensorflow/core/framework/tensor_shape.h"
 #include "tensorflow/core/framework/types.h"
-#include "tensorflow/xla_handlers.h"
+#include "tensorflow/validation.h"
+#include "xla/handlers.h"
 #include "xla/hlo/builder/xla_builder.h"
 #include "xla/shape.h"
 #include "xla/shape_util.h"
@@ -28,27 +28,27 @@ using ::tensorflow::TensorShape;
 using ::tensorflow::XlaOpKernel;
 using ::tensorflow::XlaOpKernelContext;
 
-// Names a dense tensor in row-major order.
+// Returns the XLA shape of a dense tensor in row-major order.
 xla::Shape RowMajor(xla::PrimitiveType dtype, const TensorShape& shape) {
   return xla::ShapeUtil::MakeShapeWithDescendingLayout(dtype, shape.dim_sizes());
 }
 
-// An input of the op. Sizes that XLA knows at run time alone, such as how many rows passed a filter, have a bound
-// that it makes room for: a handler works on the whole room, as rows do not depend on one another.
+// An input of the op. An axis whose size XLA knows only at run time, such as the number of rows that pass a filter, has
+// an upper bound, and XLA allocates the bound. A handler processes the whole allocation, because rows are independent.
 struct Operand {
   xla::XlaOp op;
   xla::PrimitiveType dtype;
-  TensorShape shape;  // with bounds for sizes
+  TensorShape shape;  // bounds in place of unknown sizes
   std::vector<int64_t> bounded_axes;
 
-  // The tensor and all its room; what is beyond the sizes may be anything.
+  // The whole allocation. Entries beyond the sizes are arbitrary.
   xla::XlaOp Room() const {
     xla::XlaOp room = op;
     for (const int64_t axis : bounded_axes) room = xla::RemoveDynamicDimension(room, axis);
     return room;
   }
 
-  // The same, with zeros beyond the sizes.
+  // The whole allocation, with zeros beyond the sizes.
   xla::XlaOp RoomWithZeros(::tensorflow::DataType type) const {
     xla::XlaBuilder* builder = op.builder();
     const xla::XlaOp zeros = xla::Broadcast(::tensorflow::XlaHelpers::Zero(builder, type), shape.dim_sizes());
@@ -60,7 +60,7 @@ struct Operand {
     return room;
   }
 
-  // Gives a tensor that has the same room the same sizes.
+  // Sets the sizes of a tensor with the same allocation to those of this operand.
   xla::XlaOp Resize(xla::XlaOp room) const {
     for (const int64_t axis : bounded_axes) {
       room = xla::SetDimensionSize(room, xla::GetDimensionSize(op, axis), axis);
@@ -90,7 +90,7 @@ absl::Status CheckRows(const char* name, const Operand& operand) {
   return InvalidArgument("rows of ", name, " must have a length that is known when XLA compiles");
 }
 
-// Calls a handler on the operands in their whole room; returns its results, which have the given shapes.
+// Emits a call of a handler on the whole allocation of the operands. Returns its results, which have the given shapes.
 std::vector<xla::XlaOp> CallHandler(const char* name, const std::vector<Operand>& operands,
                                     const std::vector<xla::Shape>& results, const std::string& attributes = "",
                                     bool has_side_effect = false) {
@@ -125,7 +125,7 @@ class SeparateXlaOp : public XlaOpKernel {
     OP_REQUIRES_OK(context, CheckScalar("k", operands[1].shape));
     OP_REQUIRES_OK(context, CheckScalar("separation", operands[2].shape));
     OP_REQUIRES_OK(context, CheckScalar("suppression", operands[3].shape));
-    // XLA leaves out a call without effects whose results are empty, and with it a check of k.
+    // XLA removes a call whose results are empty unless it has side effects, and with it the check of k.
     const auto results =
         CallHandler(kSeparateHandler, operands, {RowMajor(x.dtype, x.shape), RowMajor(xla::U8, BitmaskShape(x.shape))},
                     attributes_, /*has_side_effect=*/x.shape.num_elements() == 0);
@@ -177,8 +177,8 @@ class SumSelectedXlaOp : public XlaOpKernel {
   }
 };
 
-// TensorFlow looks up what REGISTER_XLA_OP registers once, before the process compiles its first function. These
-// registrations, which that look-up would make, work at any time.
+// TensorFlow reads the registrations of REGISTER_XLA_OP once, before the process compiles its first function, and makes
+// the registrations below from them. Made directly, they work at any time.
 #define REGISTER_XLA_KERNELS(DEVICE)                                                                  \
   REGISTER_KERNEL_BUILDER(Name("SeparationFactor>Separate").Device(DEVICE), SeparateXlaOp);           \
   REGISTER_KERNEL_BUILDER(Name("SeparationFactor>ScaleSelected").Device(DEVICE), ScaleSelectedXlaOp); \

@@ -1,16 +1,16 @@
-// What the handlers of every platform make of XLA's buffers, and what they need of its FFI.
+// XLA's FFI and conversions of its buffers, for the handlers of every platform.
 
-#ifndef SEPARATIONFACTOR_TENSORFLOW_XLA_BUFFERS_INL_H_
-#define SEPARATIONFACTOR_TENSORFLOW_XLA_BUFFERS_INL_H_
+#ifndef SEPARATIONFACTOR_XLA_BUFFERS_INL_H_
+#define SEPARATIONFACTOR_XLA_BUFFERS_INL_H_
 
 #include <cstdint>
 
+#include "core/arguments.h"
 #include "core/separate.h"
-#include "tensorflow/arguments.h"
 #include "xla/ffi/api/ffi.h"
 
 namespace xla::ffi {
-// Declared in xla/ffi/ffi_api.h, which wants headers of MLIR that TensorFlow does not ship.
+// Declared in xla/ffi/ffi_api.h, which includes MLIR headers that TensorFlow does not ship.
 const XLA_FFI_Api* GetXlaFfiApi();
 }  // namespace xla::ffi
 
@@ -32,9 +32,9 @@ DType DTypeOf(const ffi::AnyBuffer& buffer) {
   }
 }
 
-Rows RowsOf(const ffi::AnyBuffer& buffer) {
+RowsSpec RowsOf(const ffi::AnyBuffer& buffer) {
   const auto shape = buffer.dimensions();
-  Rows rows{1, shape.back()};
+  RowsSpec rows{DTypeOf(buffer), 1, shape.back()};
   for (const int64_t size : shape.first(shape.size() - 1)) rows.rows *= size;
   return rows;
 }
@@ -42,4 +42,4 @@ Rows RowsOf(const ffi::AnyBuffer& buffer) {
 }  // namespace
 }  // namespace separationfactor
 
-#endif  // SEPARATIONFACTOR_TENSORFLOW_XLA_BUFFERS_INL_H_
+#endif  // SEPARATIONFACTOR_XLA_BUFFERS_INL_H_

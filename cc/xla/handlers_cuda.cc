@@ -1,17 +1,19 @@
-// What XLA calls on a CUDA device: typed-FFI handlers that hand device pointers, scratch from XLA's allocator and XLA's
-// stream to the core.
+// The handlers for CUDA: typed-FFI functions that pass device pointers, scratch from XLA's allocator and XLA's stream
+// to the core.
 //
-// Shapes and dtypes were checked where the call was made (xla.cc). k is on the device, where only the kernels see it:
-// they make NaN of all where it is out of range (core/cuda/separate_cuda.h).
+// The lowering has checked shapes and dtypes. k is in device memory, so it cannot be checked here: if it is out of
+// range, the kernels write NaN (core/cuda/separate_cuda.h).
 
 #include <cuda_runtime.h>
 
 #include <cstdint>
 #include <string>
 
+#include "core/arguments.h"
+#include "core/cuda/current_device.h"
 #include "core/cuda/separate_cuda.h"
-#include "tensorflow/xla_buffers-inl.h"
-#include "tensorflow/xla_handlers.h"
+#include "xla/buffers-inl.h"
+#include "xla/handlers.h"
 
 namespace separationfactor {
 namespace {
@@ -26,21 +28,14 @@ ffi::Error ErrorOf(const std::string& error) {
   return error.empty() ? ffi::Error::Success() : ffi::Error::Internal(error);
 }
 
-// XLA makes the card of the stream current before it calls.
-ffi::Error CurrentDevice(cuda::Device* device) {
-  int ordinal;
-  cudaError_t error = cudaGetDevice(&ordinal);
-  if (error == cudaSuccess) error = cuda::GetDevice(ordinal, device);
-  if (error == cudaSuccess) return ffi::Error::Success();
-  return ffi::Error::Internal(std::string("the attributes of the CUDA device: ") + cudaGetErrorString(error));
-}
-
-// The allocator takes the memory back when the handler returns, for use later in the stream.
+// The allocator frees the memory when the handler returns. This is safe, because its next user runs later on the
+// stream.
 ffi::Error AllocateScratch(ffi::ScratchAllocator& allocator, int64_t bytes, void** scratch) {
   if (bytes == 0) return ffi::Error::Success();
   const auto allocated = allocator.Allocate(static_cast<size_t>(bytes), /*alignment=*/16);
   if (!allocated.has_value()) {
-    return ffi::Error(ffi::ErrorCode::kResourceExhausted, "no " + std::to_string(bytes) + " bytes of scratch");
+    return ffi::Error(ffi::ErrorCode::kResourceExhausted,
+                      "cannot allocate " + std::to_string(bytes) + " bytes of scratch");
   }
   *scratch = *allocated;
   return ffi::Error::Success();
@@ -51,21 +46,12 @@ ffi::Error SeparateCuda(cudaStream_t stream, ffi::ScratchAllocator allocator, ff
                         ffi::Result<ffi::AnyBuffer> selected, bool magnitude) {
   if (x.element_count() == 0) return ffi::Error::Success();
   cuda::Device device;
-  if (ffi::Error error = CurrentDevice(&device); error.failure()) return error;
-  const Rows rows = RowsOf(x);
-  cuda::SeparateArgs args{};
-  args.dtype = DTypeOf(x);
-  args.score = magnitude ? Score::kMagnitude : Score::kValue;
-  args.rows = rows.rows;
-  args.n = rows.n;
-  args.k.on_device = k.untyped_data();
-  args.k.is_int64 = k.element_type() == ffi::S64;
-  args.separation = FactorOf(separation);
-  args.suppression = FactorOf(suppression);
-  args.x = x.untyped_data();
-  args.y = y->untyped_data();
-  args.selected = static_cast<uint8_t*>(selected->untyped_data());
-  const int64_t bytes = cuda::SeparateScratchBytes(args.dtype, rows.rows, rows.n, device);
+  if (ffi::Error error = ErrorOf(cuda::CurrentDevice(&device)); error.failure()) return error;
+  const RowsSpec rows = RowsOf(x);
+  auto args = MakeSeparateArgs<cuda::SeparateArgs>(
+      rows, magnitude ? Score::kMagnitude : Score::kValue, cuda::K{k.untyped_data(), k.element_type() == ffi::S64},
+      FactorOf(separation), FactorOf(suppression), x.untyped_data(), y->untyped_data(), selected->untyped_data());
+  const int64_t bytes = cuda::SeparateScratchBytes(rows.dtype, rows.rows, rows.n, device);
   if (ffi::Error error = AllocateScratch(allocator, bytes, &args.scratch); error.failure()) return error;
   return ErrorOf(cuda::Separate(args, device, stream));
 }
@@ -74,17 +60,10 @@ ffi::Error ScaleSelectedCuda(cudaStream_t stream, ffi::AnyBuffer v, ffi::AnyBuff
                              ffi::AnyBuffer suppression, ffi::Result<ffi::AnyBuffer> out) {
   if (v.element_count() == 0) return ffi::Error::Success();
   cuda::Device device;
-  if (ffi::Error error = CurrentDevice(&device); error.failure()) return error;
-  const Rows rows = RowsOf(v);
-  cuda::ScaleSelectedArgs args{};
-  args.dtype = DTypeOf(v);
-  args.rows = rows.rows;
-  args.n = rows.n;
-  args.separation = FactorOf(separation);
-  args.suppression = FactorOf(suppression);
-  args.v = v.untyped_data();
-  args.selected = static_cast<const uint8_t*>(selected.untyped_data());
-  args.out = out->untyped_data();
+  if (ffi::Error error = ErrorOf(cuda::CurrentDevice(&device)); error.failure()) return error;
+  const auto args =
+      MakeScaleSelectedArgs<cuda::ScaleSelectedArgs>(RowsOf(v), FactorOf(separation), FactorOf(suppression),
+                                                     v.untyped_data(), selected.untyped_data(), out->untyped_data());
   return ErrorOf(cuda::ScaleSelected(args, device, stream));
 }
 
@@ -92,15 +71,10 @@ ffi::Error SumSelectedCuda(cudaStream_t stream, ffi::ScratchAllocator allocator,
                            ffi::AnyBuffer selected, ffi::Result<ffi::AnyBuffer> selected_sum,
                            ffi::Result<ffi::AnyBuffer> others_sum) {
   cuda::Device device;
-  if (ffi::Error error = CurrentDevice(&device); error.failure()) return error;
-  const Rows rows = RowsOf(u);
-  cuda::SumSelectedArgs args{};
-  args.dtype = DTypeOf(u);
-  args.rows = rows.rows;
-  args.n = rows.n;
-  args.u = u.untyped_data();
-  args.v = v.untyped_data();
-  args.selected = static_cast<const uint8_t*>(selected.untyped_data());
+  if (ffi::Error error = ErrorOf(cuda::CurrentDevice(&device)); error.failure()) return error;
+  const RowsSpec rows = RowsOf(u);
+  auto args =
+      MakeSumSelectedArgs<cuda::SumSelectedArgs>(rows, u.untyped_data(), v.untyped_data(), selected.untyped_data());
   args.selected_sum = selected_sum->untyped_data();
   args.others_sum = others_sum->untyped_data();
   const int64_t bytes = cuda::SumSelectedScratchBytes(rows.rows, rows.n);

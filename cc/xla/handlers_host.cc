@@ -1,6 +1,6 @@
-// What XLA calls on the CPU: typed-FFI handlers that hand raw pointers and XLA's own thread pool to the core.
+// The handlers for the CPU: typed-FFI functions that pass raw pointers and XLA's thread pool to the core.
 //
-// Shapes and dtypes were checked where the call was made (xla.cc); what is known at run time alone is k.
+// The lowering has checked shapes and dtypes. k is known only at run time, so it is checked here.
 
 #include <algorithm>
 #include <cstdint>
@@ -8,18 +8,17 @@
 #include <string>
 #include <utility>
 
-#include "absl/status/status.h"
+#include "core/arguments.h"
 #include "core/separate.h"
+#include "core/shared_loop.h"
 #include "core/types.h"
-#include "tensorflow/arguments.h"
-#include "tensorflow/shared_loop.h"
-#include "tensorflow/xla_buffers-inl.h"
-#include "tensorflow/xla_handlers.h"
+#include "xla/buffers-inl.h"
+#include "xla/handlers.h"
 
 namespace separationfactor {
 namespace {
 
-// XLA's own pool, as the core borrows it.
+// A ParallelFor on XLA's thread pool.
 ParallelFor PoolOf(ffi::ThreadPool& pool, int64_t threads) {
   return ShareLoops(threads, [&pool](std::function<void()> task) { pool.Schedule(std::move(task)); });
 }
@@ -40,7 +39,7 @@ int64_t ReadK(const ffi::AnyBuffer& k) {
   return *static_cast<const int64_t*>(k.untyped_data());
 }
 
-// The half types by way of float32, as a cast to them does in TensorFlow.
+// Rounds a number to the scalar's dtype. The half types round via float32, as TensorFlow's cast does.
 void WriteScalar(double number, const ffi::AnyBuffer& scalar) {
   WithDType(DTypeOf(scalar), [&](auto traits) {
     using T = decltype(traits);
@@ -51,21 +50,14 @@ void WriteScalar(double number, const ffi::AnyBuffer& scalar) {
 ffi::Error SeparateHost(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::AnyBuffer k, ffi::AnyBuffer separation,
                         ffi::AnyBuffer suppression, ffi::Result<ffi::AnyBuffer> y, ffi::Result<ffi::AnyBuffer> selected,
                         bool magnitude) {
-  const Rows rows = RowsOf(x);
-  SeparateArgs args{};
-  args.k = ReadK(k);
-  const absl::Status status = CheckK(args.k, rows.n);
-  if (!status.ok()) return ffi::Error::InvalidArgument(std::string(status.message()));
+  const RowsSpec rows = RowsOf(x);
+  const int64_t k_value = ReadK(k);
+  const std::string error = CheckK(k_value, rows.n);
+  if (!error.empty()) return ffi::Error::InvalidArgument(error);
   if (x.element_count() == 0) return ffi::Error::Success();
-  args.dtype = DTypeOf(x);
-  args.score = magnitude ? Score::kMagnitude : Score::kValue;
-  args.rows = rows.rows;
-  args.n = rows.n;
-  args.separation = ReadScalar(separation);
-  args.suppression = ReadScalar(suppression);
-  args.x = x.untyped_data();
-  args.y = y->untyped_data();
-  args.selected = static_cast<uint8_t*>(selected->untyped_data());
+  auto args = MakeSeparateArgs<SeparateArgs>(rows, magnitude ? Score::kMagnitude : Score::kValue, k_value,
+                                             ReadScalar(separation), ReadScalar(suppression), x.untyped_data(),
+                                             y->untyped_data(), selected->untyped_data());
   args.threads = ThreadsOf(pool);
   Separate(args, PoolOf(pool, args.threads));
   return ffi::Error::Success();
@@ -74,16 +66,8 @@ ffi::Error SeparateHost(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::AnyBuffer k
 ffi::Error ScaleSelectedHost(ffi::ThreadPool pool, ffi::AnyBuffer v, ffi::AnyBuffer selected, ffi::AnyBuffer separation,
                              ffi::AnyBuffer suppression, ffi::Result<ffi::AnyBuffer> out) {
   if (v.element_count() == 0) return ffi::Error::Success();
-  const Rows rows = RowsOf(v);
-  ScaleSelectedArgs args{};
-  args.dtype = DTypeOf(v);
-  args.rows = rows.rows;
-  args.n = rows.n;
-  args.separation = ReadScalar(separation);
-  args.suppression = ReadScalar(suppression);
-  args.v = v.untyped_data();
-  args.selected = static_cast<const uint8_t*>(selected.untyped_data());
-  args.out = out->untyped_data();
+  auto args = MakeScaleSelectedArgs<ScaleSelectedArgs>(RowsOf(v), ReadScalar(separation), ReadScalar(suppression),
+                                                       v.untyped_data(), selected.untyped_data(), out->untyped_data());
   args.threads = ThreadsOf(pool);
   ScaleSelected(args, PoolOf(pool, args.threads));
   return ffi::Error::Success();
@@ -91,14 +75,8 @@ ffi::Error ScaleSelectedHost(ffi::ThreadPool pool, ffi::AnyBuffer v, ffi::AnyBuf
 
 ffi::Error SumSelectedHost(ffi::ThreadPool pool, ffi::AnyBuffer u, ffi::AnyBuffer v, ffi::AnyBuffer selected,
                            ffi::Result<ffi::AnyBuffer> selected_sum, ffi::Result<ffi::AnyBuffer> others_sum) {
-  const Rows rows = RowsOf(u);
-  SumSelectedArgs args{};
-  args.dtype = DTypeOf(u);
-  args.rows = rows.rows;
-  args.n = rows.n;
-  args.u = u.untyped_data();
-  args.v = v.untyped_data();
-  args.selected = static_cast<const uint8_t*>(selected.untyped_data());
+  const auto args =
+      MakeSumSelectedArgs<SumSelectedArgs>(RowsOf(u), u.untyped_data(), v.untyped_data(), selected.untyped_data());
   const SelectedSums sums = SumSelected(args, PoolOf(pool, ThreadsOf(pool)));
   WriteScalar(sums.selected, *selected_sum);
   WriteScalar(sums.others, *others_sum);

@@ -1,7 +1,7 @@
-// Lends the threads of a pool to the core.
+// A ParallelFor that runs on the threads of a pool.
 
-#ifndef SEPARATIONFACTOR_TENSORFLOW_SHARED_LOOP_H_
-#define SEPARATIONFACTOR_TENSORFLOW_SHARED_LOOP_H_
+#ifndef SEPARATIONFACTOR_CORE_SHARED_LOOP_H_
+#define SEPARATIONFACTOR_CORE_SHARED_LOOP_H_
 
 #include <algorithm>
 #include <atomic>
@@ -15,7 +15,7 @@
 
 namespace separationfactor {
 
-// A loop whose ranges threads take from a counter until none is left.
+// A loop split into ranges. Threads take the next range from a shared counter until none is left.
 class SharedLoop {
  public:
   using Work = std::function<void(int64_t, int64_t)>;
@@ -43,7 +43,7 @@ class SharedLoop {
  private:
   const int64_t total_;
   const int64_t ranges_;
-  const Work& work_;  // outlives the last range, though not this object
+  const Work& work_;  // valid until the last range is finished, not for the lifetime of this object
   std::atomic<int64_t> next_{0};
   std::atomic<int64_t> unfinished_;
   std::mutex mutex_;
@@ -51,24 +51,24 @@ class SharedLoop {
   bool all_finished_ = false;
 };
 
-// Returns what runs the core's loops on the calling thread and on those of a pool. `schedule` hands the pool a
-// std::function<void()>.
+// Returns a ParallelFor that runs on the calling thread and on the threads of a pool. `schedule` passes a
+// std::function<void()> to the pool.
 //
-// The caller takes ranges too and waits for none but those that others have begun. So a pool all of whose threads
-// wait here goes on, and a thread that is slow to wake, which on a virtual machine can take longer than the whole
-// loop, holds nobody up.
+// The caller takes ranges too, and waits only for ranges that other threads have begun. Therefore the loop finishes
+// even if all threads of the pool wait here. It also does not wait for a thread that wakes late. On a virtual machine
+// waking a thread can take longer than the whole loop.
 template <class Schedule>
 ParallelFor ShareLoops(int64_t threads, Schedule schedule) {
   return [threads, schedule](int64_t total, int64_t cost, const SharedLoop::Work& work) {
-    // Nanoseconds: about what it takes to wake a thread.
+    // Nanoseconds, about the time that waking a thread takes.
     constexpr int64_t kMinRange = 20000;
-    // Several ranges a thread, as threads are not equally fast.
+    // Several ranges per thread, because threads differ in speed.
     const int64_t ranges = std::min({total, 4 * threads, std::max<int64_t>(1, total * cost / kMinRange)});
     if (threads <= 1 || ranges <= 1) {
       if (total > 0) work(0, total);
       return;
     }
-    // A thread may come when all is done and the caller has gone on: the loop lives as long as any of them.
+    // A thread may start after the caller has returned, so the threads share ownership of the loop.
     const auto loop = std::make_shared<SharedLoop>(total, ranges, work);
     for (int64_t helper = 1; helper < std::min(threads, ranges); ++helper) {
       schedule([loop] { loop->TakeRanges(); });
@@ -80,4 +80,4 @@ ParallelFor ShareLoops(int64_t threads, Schedule schedule) {
 
 }  // namespace separationfactor
 
-#endif  // SEPARATIONFACTOR_TENSORFLOW_SHARED_LOOP_H_
+#endif  // SEPARATIONFACTOR_CORE_SHARED_LOOP_H_

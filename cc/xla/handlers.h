@@ -1,11 +1,11 @@
-// The names by which XLA's custom calls of the lowering (xla.cc) find their handlers (xla_host.cc,
-// xla_cuda.cc).
+// The names under which the handlers (handlers_host.cc, handlers_cuda.cc) are registered. The lowering
+// (tensorflow/xla_lowering.cc) emits custom calls with these names.
 //
 // Operands and results are those of the ops, dense and in row-major order. Separate has one attribute, the bool
 // `magnitude`.
 
-#ifndef SEPARATIONFACTOR_TENSORFLOW_XLA_HANDLERS_H_
-#define SEPARATIONFACTOR_TENSORFLOW_XLA_HANDLERS_H_
+#ifndef SEPARATIONFACTOR_XLA_HANDLERS_H_
+#define SEPARATIONFACTOR_XLA_HANDLERS_H_
 
 namespace separationfactor {
 
@@ -15,4 +15,4 @@ inline constexpr char kSumSelectedHandler[] = "separationfactor.sum_selected";
 
 }  // namespace separationfactor
 
-#endif  // SEPARATIONFACTOR_TENSORFLOW_XLA_HANDLERS_H_
+#endif  // SEPARATIONFACTOR_XLA_HANDLERS_H_

@@ -1,16 +1,19 @@
-// What the kernels of every device check of their inputs, and the shapes that follow from them.
+// Checks of the ops' inputs, and the shapes that follow from them, for the kernels of every device.
 
-#ifndef SEPARATIONFACTOR_TENSORFLOW_ARGUMENTS_H_
-#define SEPARATIONFACTOR_TENSORFLOW_ARGUMENTS_H_
+#ifndef SEPARATIONFACTOR_TENSORFLOW_VALIDATION_H_
+#define SEPARATIONFACTOR_TENSORFLOW_VALIDATION_H_
 
 #include <cstdint>
 #include <limits>
+#include <string>
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
+#include "core/arguments.h"
 #include "core/separate.h"
 #include "tensorflow/core/framework/tensor.h"
 #include "tensorflow/core/framework/tensor_shape.h"
+#include "tensorflow/scalars.h"
 
 namespace separationfactor {
 
@@ -20,13 +23,8 @@ absl::Status InvalidArgument(const Parts&... parts) {
 }
 
 // The rows of a tensor along its last axis.
-struct Rows {
-  int64_t rows;
-  int64_t n;
-};
-
-inline Rows RowsOf(const ::tensorflow::TensorShape& shape) {
-  Rows rows{1, shape.dim_size(shape.dims() - 1)};
+inline RowsSpec RowsOf(const ::tensorflow::TensorShape& shape, DType dtype) {
+  RowsSpec rows{dtype, 1, shape.dim_size(shape.dims() - 1)};
   for (int axis = 0; axis < shape.dims() - 1; ++axis) rows.rows *= shape.dim_size(axis);
   return rows;
 }
@@ -51,23 +49,23 @@ inline absl::Status CheckRows(const char* name, const ::tensorflow::TensorShape&
   return absl::OkStatus();
 }
 
-inline absl::Status CheckK(int64_t k, int64_t n) {
-  if (0 <= k && k <= n) return absl::OkStatus();
-  return InvalidArgument("k must be in [0, n]. Received: k = ", k, ", n = ", n);
+inline absl::Status CheckKInRange(int64_t k, int64_t n) {
+  const std::string error = CheckK(k, n);
+  return error.empty() ? absl::OkStatus() : absl::InvalidArgumentError(error);
 }
 
-// The scalars of SeparateWithoutGradient, for an x of this type.
+// Reads the scalars of SeparateWithoutGradient for an x of this dtype.
 inline absl::Status ReadScalars(const ::tensorflow::Tensor& scalars, DType dtype, int64_t n, int64_t* k,
                                 double* separation, double* suppression) {
-  if (scalars.shape() != ::tensorflow::TensorShape({9})) {
+  if (scalars.shape() != ::tensorflow::TensorShape({kScalarsSize})) {
     return InvalidArgument("scalars must be k and two factors for each of four types. Received: shape ",
                            scalars.shape().DebugString());
   }
   const auto values = scalars.flat<double>();
-  *k = static_cast<int64_t>(values(0));
-  *separation = values(1 + 2 * static_cast<int>(dtype));
-  *suppression = values(2 + 2 * static_cast<int>(dtype));
-  return CheckK(*k, n);
+  *k = static_cast<int64_t>(values(kScalarsK));
+  *separation = values(ScalarsSeparation(dtype));
+  *suppression = values(ScalarsSeparation(dtype) + 1);
+  return CheckKInRange(*k, n);
 }
 
 inline absl::Status CheckBitmask(const ::tensorflow::TensorShape& rows, const ::tensorflow::TensorShape& selected) {
@@ -83,4 +81,4 @@ inline absl::Status CheckSameShape(const ::tensorflow::TensorShape& u, const ::t
 
 }  // namespace separationfactor
 
-#endif  // SEPARATIONFACTOR_TENSORFLOW_ARGUMENTS_H_
+#endif  // SEPARATIONFACTOR_TENSORFLOW_VALIDATION_H_
