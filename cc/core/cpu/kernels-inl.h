@@ -57,13 +57,13 @@ enum class Path {
 
 template <class T, Score kScore>
 Path ChoosePath(int64_t rows, int64_t n, int64_t k) {
-  using Short = RowsInLanes<T, kScore>;
+  using InLanes = RowsInLanes<T, kScore>;
   if (k == 0 || k == n) return Path::kAllOrNone;
-  if (RowsInRegisters<T, kScore>::Take(n)) return Path::kRowsInRegisters;
-  if (n <= Short::kMaxWord) return Path::kRowsInLanes;
+  if (RowsInRegisters<T, kScore>::Handles(n)) return Path::kRowsInRegisters;
+  if (n <= InLanes::kMaxWord) return Path::kRowsInLanes;
   if (k == 1) return Path::kGreatest;
   // A batch with one row takes as long as a full batch.
-  if (n <= Short::kMaxEntries && rows > Short::kRows / 2) return Path::kRowsInLanes;
+  if (n <= InLanes::kMaxEntries && rows > InLanes::kRows / 2) return Path::kRowsInLanes;
   if (n >= 2048 && k <= n / 256) return Path::kStream;
   if (n >= 4096) return Path::kSample;
   return Path::kBisection;

@@ -39,7 +39,7 @@ struct CountLanes<8> {
 template <class T, Score kScore>
 class RowsInLanes : private RowBatch<T, kScore> {
   using C = RowBatch<T, kScore>;
-  using Turn = Transpose<typename T::Number>;
+  using Columns = Transposer<typename T::Number>;
   using Order = Ranking<typename T::Number>;
 
  public:
@@ -88,7 +88,7 @@ class RowsInLanes : private RowBatch<T, kScore> {
   using typename C::Mask;
   using typename C::Vec;
   using typename C::Wide;
-  static constexpr int kElement = Turn::kElement, kPart = Turn::kPart;
+  static constexpr int kElement = Columns::kElement, kPart = Columns::kPart;
   static constexpr int kMostSorted = Order::kMostSorted;
   using Numbers = typename L::Numbers;
   using Counts = typename CountLanes<sizeof(Integer)>::Counts;
@@ -140,11 +140,11 @@ class RowsInLanes : private RowBatch<T, kScore> {
       from = reinterpret_cast<const char*>(copy);
     }
     const int64_t row_bytes = int64_t{n} * kElement;
-    const typename Turn::template FirstRows<const char> first(from, row_bytes);
+    const typename Columns::template FirstRows<const char> first(from, row_bytes);
     auto nans = Wide::Unordered(Vec{}, Vec{});
     for (int j = 0;; j = NextPart(j, n)) {
       Vec part[kPart];
-      Turn::LoadPart(first, j * kElement, kPart * row_bytes, part);
+      Columns::LoadPart(first, j * kElement, kPart * row_bytes, part);
       for (int i = 0; i < kPart; ++i) columns[j + i] = (Column)part[i];
       if constexpr (!kIsHalf) {
         for (int i = 0; i < kPart; i += 2) nans |= Wide::Unordered(part[i], part[i + 1]);
@@ -182,13 +182,13 @@ class RowsInLanes : private RowBatch<T, kScore> {
         alignas(64) Integer copy[kRows * kMaxWord];
         char* const to = rows == kRows ? reinterpret_cast<char*>(batch.y) : reinterpret_cast<char*>(copy);
         const int64_t row_bytes = int64_t{n} * kElement;
-        const typename Turn::template FirstRows<char> first(to, row_bytes);
+        const typename Columns::template FirstRows<char> first(to, row_bytes);
         for (int j = 0;; j = NextPart(j, n)) {
           Vec part[kPart];
           for (int i = 0; i < kPart; ++i) {
             part[i] = products.template Product<kMaskOnly>(entries[j + i], masks[j + i]);
           }
-          Turn::StorePart(part, first, j * kElement, kPart * row_bytes);
+          Columns::StorePart(part, first, j * kElement, kPart * row_bytes);
           if (j + kPart >= n) break;
         }
         if (rows < kRows) std::memcpy(batch.y, copy, rows * row_bytes);

@@ -23,12 +23,12 @@ namespace {
 template <class T, Score kScore>
 class RowsInRegisters : private RowBatch<T, kScore> {
   using C = RowBatch<T, kScore>;
-  using Turn = Transpose<typename T::Number>;
+  using Columns = Transposer<typename T::Number>;
   using Order = Ranking<typename T::Number>;
   static constexpr int kGroup = 4, kMostGroups = 4;
 
  public:
-  static constexpr bool Take(int64_t n) {
+  static constexpr bool Handles(int64_t n) {
     return sizeof(typename C::Bits) > 2 && kGroup <= n && n <= kMostGroups * kGroup;
   }
 
@@ -36,11 +36,11 @@ class RowsInRegisters : private RowBatch<T, kScore> {
     const int64_t batches = (end - begin) / C::kRows;
     const auto separate = products.MaskOnly() ? GroupsOf<true>(args.n) : GroupsOf<false>(args.n);
     if (batches > 0) separate(C::BatchAt(args, begin, end), batches, static_cast<int>(args.k), products);
-    Short::Separate(args, begin + batches * C::kRows, end, products);
+    InLanes::Separate(args, begin + batches * C::kRows, end, products);
   }
 
  private:
-  using Short = RowsInLanes<T, kScore>;
+  using InLanes = RowsInLanes<T, kScore>;
   using C::kRows;
   using typename C::Batch;
   using typename C::Bits;
@@ -50,7 +50,7 @@ class RowsInRegisters : private RowBatch<T, kScore> {
   using typename C::Mask;
   using typename C::Vec;
   using typename C::Wide;
-  static constexpr int kElement = Turn::kElement, kPart = Turn::kPart;
+  static constexpr int kElement = Columns::kElement, kPart = Columns::kPart;
   static constexpr int kMostSorted = Order::kMostSorted;
 
   // NotLess marks every NaN and every entry >= threshold, even if a NaN misleads the networks. If exactly k entries are
@@ -62,7 +62,7 @@ class RowsInRegisters : private RowBatch<T, kScore> {
     constexpr int kMore = kColumns - kFirst > kGroup ? kMostSorted : kGroup;
     using Word = std::conditional_t<(kColumns <= 8), uint8_t, uint16_t>;
     const Products<T> products = by_reference;  // a local copy, which stores to y cannot alias
-    const int n = batch.n, again = kColumns - n;
+    const int n = batch.n, overlap = kColumns - n;
     const int64_t row_bytes = int64_t{n} * kElement;
     const auto offset_of = [row_bytes](int group) {
       return group < kGroups - 1 ? kGroup * kElement * group : row_bytes - kGroup * kElement;
@@ -73,7 +73,7 @@ class RowsInRegisters : private RowBatch<T, kScore> {
     const IntVec wanted = Wide::SetInteger(static_cast<Integer>(k));
     IntVec marks[kColumns];
     for (int j = 0; j < kColumns; ++j) {
-      const int mark = j < kLast ? 1 << j : (j - kLast < again ? 0 : 1 << (j - again));
+      const int mark = j < kLast ? 1 << j : (j - kLast < overlap ? 0 : 1 << (j - overlap));
       marks[j] = Wide::SetInteger(static_cast<Integer>(mark == 0 ? 0 : mark | 1 << kCount));
     }
     // Keeps the marks in memory. The compiler otherwise recomputes each in three instructions.
@@ -81,9 +81,9 @@ class RowsInRegisters : private RowBatch<T, kScore> {
     const Bits* x = batch.x;
     Bits* y = batch.y;
     uint8_t* selected = batch.selected;
-    // After a fallback the next kPassOn batches go to RowsInLanes directly, because they probably need it too.
-    constexpr int kPassOn = 16;
-    int pass_on = 0;
+    // After a fallback the next kFallbackBatches batches go to RowsInLanes directly, because they may need it too.
+    constexpr int kFallbackBatches = 16;
+    int fallback_batches = 0;
     const auto here = [&] { return Batch{x, y, selected, kRows, n}; };
     const auto advance = [&] {
       x += kRows * n;
@@ -91,13 +91,13 @@ class RowsInRegisters : private RowBatch<T, kScore> {
       selected += kRows * sizeof(Word);
     };
     for (; batches > 0; --batches, advance()) {
-      if (pass_on > 0) {
-        Short::template SeparateBatch<kMaskOnly>(here(), k, by_reference);
-        --pass_on;
+      if (fallback_batches > 0) {
+        InLanes::template SeparateBatch<kMaskOnly>(here(), k, by_reference);
+        --fallback_batches;
         continue;
       }
       Vec entries[kColumns], scores[kColumns];
-      const typename Turn::template FirstRows<const char> x_rows(reinterpret_cast<const char*>(x), row_bytes);
+      const typename Columns::template FirstRows<const char> x_rows(reinterpret_cast<const char*>(x), row_bytes);
 #pragma GCC unroll 4
       for (int group = 0; group < kGroups; ++group) {
         LoadGroup(x_rows, offset_of(group), kPart * row_bytes, entries + group * kGroup);
@@ -109,11 +109,11 @@ class RowsInRegisters : private RowBatch<T, kScore> {
 #pragma GCC unroll 16
         for (int j = 1; j < kColumns; ++j) threshold = Order::Greater(scores[j], threshold);
       } else {
-        Vec once[kColumns];
+        Vec distinct[kColumns];
 #pragma GCC unroll 16
-        for (int j = 0; j < kColumns; ++j) once[j] = scores[j];
-        for (int j = 0; j < again; ++j) once[kLast + j] = rank.padding;
-        threshold = Order::template Ranked<kFirst, kMore>(once, kColumns, rank);
+        for (int j = 0; j < kColumns; ++j) distinct[j] = scores[j];
+        for (int j = 0; j < overlap; ++j) distinct[kLast + j] = rank.padding;
+        threshold = Order::template Ranked<kFirst, kMore>(distinct, kColumns, rank);
       }
       Mask masks[kColumns];
       IntVec words{};
@@ -123,12 +123,12 @@ class RowsInRegisters : private RowBatch<T, kScore> {
         words = Wide::AddIf(words, masks[j], marks[j]);
       }
       if (C::Any((words >> kCount) != wanted)) {
-        Short::template SeparateBatch<kMaskOnly>(here(), k, by_reference);
-        pass_on = kPassOn;
+        InLanes::template SeparateBatch<kMaskOnly>(here(), k, by_reference);
+        fallback_batches = kFallbackBatches;
       } else {
         C::template WriteWords<Word>(here(), words);
-        const typename Turn::template FirstRows<char> y_rows(reinterpret_cast<char*>(y), row_bytes);
-        // Writes the last group first, because the group before it overwrites the entries that the two share.
+        const typename Columns::template FirstRows<char> y_rows(reinterpret_cast<char*>(y), row_bytes);
+        // Writes the last group first. The group before it then overwrites the entries that the two share.
 #pragma GCC unroll 4
         for (int group = kGroups - 1; group >= 0; --group) {
           Vec* const columns = entries + group * kGroup;
@@ -151,20 +151,21 @@ class RowsInRegisters : private RowBatch<T, kScore> {
   }
 
   // Loads four columns: 16 bytes of each row for float32, 32 for float64.
-  [[gnu::always_inline]] static void LoadGroup(const typename Turn::template FirstRows<const char>& rows,
+  [[gnu::always_inline]] static void LoadGroup(const typename Columns::template FirstRows<const char>& rows,
                                                int64_t offset, int64_t stride, Vec* columns) {
     for (int j = 0; j < kGroup; j += kPart) {
       Vec part[kPart];
-      Turn::LoadPart(rows, offset + j * kElement, stride, part);
+      Columns::LoadPart(rows, offset + j * kElement, stride, part);
       for (int i = 0; i < kPart; ++i) columns[j + i] = part[i];
     }
   }
-  [[gnu::always_inline]] static void StoreGroup(const Vec* columns, const typename Turn::template FirstRows<char>& rows,
-                                                int64_t offset, int64_t stride) {
+  [[gnu::always_inline]] static void StoreGroup(const Vec* columns,
+                                                const typename Columns::template FirstRows<char>& rows, int64_t offset,
+                                                int64_t stride) {
     for (int j = 0; j < kGroup; j += kPart) {
       Vec part[kPart];
       for (int i = 0; i < kPart; ++i) part[i] = columns[j + i];
-      Turn::StorePart(part, rows, offset + j * kElement, stride);
+      Columns::StorePart(part, rows, offset + j * kElement, stride);
     }
   }
 };

@@ -13,7 +13,7 @@ namespace {
 // Rows are in memory; in a column each lane belongs to another row. A part is 16 bytes of each row: kPart columns of
 // kElement bytes.
 template <class Number>
-struct Transpose {
+struct Transposer {
   using Wide = Simd<Number>;
   using Vec = typename Wide::Vec;
   static constexpr int kElement = sizeof(Number), kPart = 16 / kElement;
@@ -35,16 +35,16 @@ struct Transpose {
   [[gnu::always_inline]] static void LoadPart(const FirstRows<const char>& rows, int64_t offset, int64_t stride,
                                               Vec (&part)[kPart]) {
     for (int row = 0; row < kPart; ++row) part[row] = Wide::LoadQuarters(rows.of[row] + offset, stride);
-    Turn(part);
+    TransposeInPlace(part);
   }
   [[gnu::always_inline]] static void StorePart(Vec (&part)[kPart], const FirstRows<char>& rows, int64_t offset,
                                                int64_t stride) {
-    Turn(part);
+    TransposeInPlace(part);
     for (int row = 0; row < kPart; ++row) Wide::StoreQuarters(rows.of[row] + offset, stride, part[row]);
   }
 
-  // Transposes in place. It is its own inverse.
-  static void Turn(Vec (&part)[kPart]) {
+  // Transposes 16 bytes each of kPart rows. It is its own inverse.
+  static void TransposeInPlace(Vec (&part)[kPart]) {
     if constexpr (kPart == 2) {
       const Vec first = part[0];
       part[0] = Wide::template Interleave<8, false>(first, part[1]);
