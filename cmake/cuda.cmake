@@ -1,5 +1,5 @@
-# Finds a suitable CUDA toolkit and enables the language CUDA. SEPARATIONFACTOR_CUDA is on, off, auto, or "failed", which
-# setup.py passes after a build with auto did not compile. Sets
+# Finds a suitable CUDA toolkit and enables the language CUDA. SEPARATIONFACTOR_CUDA is on, off or auto. setup.py passes
+# "failed" after the CUDA code did not compile with auto. Sets
 #
 #   cuda_found     whether a toolkit was found
 #   cuda_json      the toolkit's version and architectures for build_info(), as JSON, or null

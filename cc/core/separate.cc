@@ -2,8 +2,6 @@
 
 #include <algorithm>
 #include <memory>
-#include <utility>
-#include <vector>
 
 #include "core/cpu/flush_denormals.h"
 #include "core/cpu/instruction_set.h"

@@ -6,6 +6,7 @@
 #include <cstdint>
 
 #include "core/cpu/counts-inl.h"
+#include "core/cpu/cut-inl.h"
 #include "core/cpu/scores-inl.h"
 #include "core/cpu/simd-inl.h"
 #include "core/types.h"

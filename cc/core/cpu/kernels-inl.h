@@ -10,6 +10,7 @@
 #include <cstdint>
 
 #include "core/cpu/bisection-inl.h"
+#include "core/cpu/cut-inl.h"
 #include "core/cpu/greatest-inl.h"
 #include "core/cpu/kernels.h"
 #include "core/cpu/products-inl.h"

@@ -7,6 +7,7 @@
 #include <cstring>
 
 #include "core/cpu/bisection-inl.h"
+#include "core/cpu/cut-inl.h"
 #include "core/cpu/products-inl.h"
 #include "core/cpu/row_batch-inl.h"
 #include "core/cpu/scores-inl.h"

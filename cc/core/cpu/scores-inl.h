@@ -1,4 +1,4 @@
-// The scores of a row as vectors, and the cut that separates selected entries from the others.
+// The scores of a row as vectors, and their order keys.
 
 #ifndef SEPARATIONFACTOR_CORE_CPU_SCORES_INL_H_
 #define SEPARATIONFACTOR_CORE_CPU_SCORES_INL_H_
@@ -123,17 +123,6 @@ Lane LaneOfKey(typename Simd<Lane>::Integer key) {
   return BitCast<Lane>(
       static_cast<Integer>(key ^ (sign & static_cast<Integer>(~(uint64_t{1} << (8 * sizeof(Lane) - 1))))));
 }
-
-// The cut of a row: every score above the threshold is selected, and the first `quota` of those that equal it.
-template <class Lane>
-struct Cut {
-  Lane threshold;
-  int64_t quota;        // number of selected entries that equal the threshold, the first ones of the row
-  bool is_nan = false;  // the threshold is NaN: no score is above it, and every NaN equals it
-
-  bool IsAbove(Lane score) const { return !is_nan & !(score <= threshold); }
-  bool IsEqual(Lane score) const { return is_nan ? score != score : score == threshold; }
-};
 
 }  // namespace
 }  // namespace separationfactor

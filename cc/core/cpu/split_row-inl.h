@@ -8,6 +8,7 @@
 
 #include "core/cpu/bisection-inl.h"
 #include "core/cpu/counts-inl.h"
+#include "core/cpu/cut-inl.h"
 #include "core/cpu/kernels.h"
 #include "core/cpu/products-inl.h"
 #include "core/cpu/sample-inl.h"

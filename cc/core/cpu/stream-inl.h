@@ -7,6 +7,7 @@
 
 #include "core/cpu/bisection-inl.h"
 #include "core/cpu/bitmask-inl.h"
+#include "core/cpu/cut-inl.h"
 #include "core/cpu/products-inl.h"
 #include "core/cpu/scores-inl.h"
 #include "core/cpu/simd-inl.h"

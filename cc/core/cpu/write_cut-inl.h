@@ -7,6 +7,7 @@
 #include <cstring>
 
 #include "core/cpu/bitmask-inl.h"
+#include "core/cpu/cut-inl.h"
 #include "core/cpu/products-inl.h"
 #include "core/cpu/scores-inl.h"
 #include "core/cpu/simd-inl.h"
@@ -38,6 +39,7 @@ struct Selector {
   bool is_nan;
 };
 
+// Writes y and the bitmask of a row or a segment. kTies: the cut has ties to select or is NaN.
 template <class T, Score kScore, bool kMaskOnly, bool kTies>
 inline void WriteCut(const typename T::Bits* x, typename T::Bits* y, uint8_t* selected, int64_t n,
                      const Cut<typename Scored<T, kScore>::Lane>& cut, const Products<T>& products) {
@@ -75,6 +77,7 @@ inline void WriteCut(const typename T::Bits* x, typename T::Bits* y, uint8_t* se
   StoreBits(selected + i / 8, bits, static_cast<int>(n - i));
 }
 
+// Writes y and the bitmask of a row or a segment.
 template <class T, Score kScore>
 inline void WriteCut(const typename T::Bits* x, typename T::Bits* y, uint8_t* selected, int64_t n,
                      const Cut<typename Scored<T, kScore>::Lane>& cut, const Products<T>& products) {
