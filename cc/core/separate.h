@@ -120,8 +120,7 @@ struct ScaleSelectedArgs {
 
 // Computes out[i] = v[i] * (separation if i is selected else suppression).
 //
-// With v = dy this is the gradient of Separate with respect to x. It is also the gradient of ScaleSelected with respect
-// to v.
+// With v = dy this is the gradient of Separate with respect to x. It is also its own gradient with respect to v.
 void ScaleSelected(const ScaleSelectedArgs& args, const ParallelFor& parallel_for);
 
 struct SumSelectedArgs {

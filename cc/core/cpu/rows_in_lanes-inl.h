@@ -98,8 +98,7 @@ class RowsInLanes : private RowBatch<T, kScore> {
   // Columns after the last one, because whole groups are sorted.
   static constexpr int kPadding = kMaxWord / 2;
 
-  // The cut of each row in order keys: all keys above `keys` are selected, and the first `quotas` of those that equal
-  // it.
+  // The cut of each row: all order keys above `keys` are selected, and the first `quotas` of those that equal it.
   struct Cuts {
     IntVec keys, quotas;
   };
@@ -386,8 +385,7 @@ class RowsInLanes : private RowBatch<T, kScore> {
     return __builtin_convertvector(floats, Vec);
   }
 
-  // Finds the cuts by bisection, as SelectByBisection does for one row. Order keys order NaN too, so NaN is no special
-  // case.
+  // Finds the cuts by bisection, as SelectByBisection does for one row. Order keys rank NaN too.
   static Cuts CutByBisection(const IntVec* columns, int n, int k) {
     constexpr int kGuesses = 8;
     const IntVec one = Wide::SetInteger(1), wanted = Wide::SetInteger(static_cast<Integer>(k));

@@ -242,13 +242,11 @@ __global__ void __launch_bounds__(kMaxBlockThreads) SeparateByBlock(RowsParams<T
 
 // Each point where blocks would have to wait for each other is a separate launch:
 //
-//   * CountDigits reads x for the first digit. For each further digit of the key, and for the first digit of the place,
-//   it
-//     reads x again if the class exceeds the list of candidates. This happens only with ties or with scores that are
-//     very close to each other. Otherwise its blocks return at once.
+//   * CountDigits reads x for the first digit. For each further digit of the key, and for the first digit of the
+//     place, it reads x again if the class exceeds the list of candidates. This happens only with ties or with scores
+//     that are very close to each other. Otherwise its blocks return at once.
 //   * WriteDecided reads x, writes y and the bitmask as if none of the class were selected, and adds the class to the
-//   list
-//     of candidates.
+//     list of candidates.
 //   * WriteCandidates selects among the candidates, and corrects y and the bitmask for the selected ones.
 template <class T>
 struct SplitParams {
