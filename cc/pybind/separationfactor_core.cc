@@ -90,7 +90,7 @@ Score ScoreOf(const std::string& by) {
 py::array OutputLike(const py::array& like, const std::optional<py::array>& out) {
   if (!out) return py::array(like.dtype(), std::vector<py::ssize_t>(like.shape(), like.shape() + like.ndim()));
   CheckLike("out", *out, "its input", like);
-  if (!out->writeable()) throw py::value_error("out must be writeable");
+  if (!out->writeable()) throw py::value_error("out must be writeable. Received: a read-only array");
   return *out;
 }
 
@@ -199,8 +199,7 @@ std::string SetInstructionSetByName(const std::string& name) {
 PYBIND11_MODULE(separationfactor_core, module) {
   module.doc() =
       "The kernels of separationfactor on NumPy arrays, without TensorFlow. Rows lie along the last axis. Arrays must "
-      "be "
-      "C-contiguous and of dtype float32, float64, float16 or bfloat16 (ml_dtypes). They are never copied.";
+      "be C-contiguous and of dtype float32, float64, float16 or bfloat16 (ml_dtypes). They are never copied.";
   using namespace py::literals;
   module.def("separate", &SeparateArray, "x"_a.noconvert(), py::kw_only(), "k"_a = 1, "separation"_a = 1.0,
              "suppression"_a = 0.0, "by"_a = "value", "out"_a = py::none(), "threads"_a = 1, R"doc(

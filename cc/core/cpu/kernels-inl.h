@@ -56,6 +56,7 @@ enum class Path {
   kBisection,
 };
 
+// Selects the path for rows of a shape. kernels_benchmark chose the limits.
 template <class T, Score kScore>
 Path ChoosePath(int64_t rows, int64_t n, int64_t k) {
   using InLanes = RowsInLanes<T, kScore>;
@@ -70,6 +71,7 @@ Path ChoosePath(int64_t rows, int64_t n, int64_t k) {
   return Path::kBisection;
 }
 
+// Separates the rows [begin, end).
 template <class T, Score kScore>
 void SeparateRows(const SeparateArgs& args, int64_t begin, int64_t end, void* scratch) {
   using L = Scored<T, kScore>;

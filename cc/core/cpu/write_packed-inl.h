@@ -36,6 +36,7 @@ class PackedWriter {
   }
 
  private:
+  // Writes the `count` entries of a block.
   void Block(int count) {
     int j = 0;
 #pragma GCC unroll 8
