@@ -21,6 +21,9 @@ inline float RoughLog2(float x) { return static_cast<float>(BitCast<int32_t>(x) 
 // the score, so pivots are interpolated in it.
 inline float LogOdds(float count, float n) { return RoughLog2(count + 0.5f) - RoughLog2(n - count + 0.5f); }
 
+// The number of pivots that bisection interpolates before it moves the ends of the interval to scores that occur.
+constexpr int kInterpolatedPivots = 8;
+
 // Returns the cut of the k greatest scores of v, by bisection between the extremes.
 //
 //   1. The first pivots are interpolated from the counts so far (the Illinois variant of regula falsi). The search ends
@@ -36,7 +39,6 @@ Cut<typename L::Lane> SelectByBisection(const typename L::Element* v, int64_t n,
   using Integer = typename S::Integer;
   using Numbers = typename L::Numbers;
   using Number = typename Numbers::Number;
-  constexpr int kGuesses = 8;
 
   auto low_vec = S::Set(kHighest<Lane>), high_vec = S::Set(kLowest<Lane>);
   auto low_vec2 = low_vec, high_vec2 = high_vec;
@@ -74,7 +76,7 @@ Cut<typename L::Lane> SelectByBisection(const typename L::Element* v, int64_t n,
   for (int step = 0; low_key < high_key; ++step) {
     low = LaneOfKey<Lane>(low_key);
     high = LaneOfKey<Lane>(high_key);
-    if (step % (kGuesses + 1) == kGuesses) {
+    if (step % (kInterpolatedPivots + 1) == kInterpolatedPivots) {
       const auto range = RangeWithin<L>(v, n, low, high);
       // Never moves an end outwards. It could otherwise: denormals compare equal but have different keys.
       low_key = OrderKey(range.low) > low_key ? OrderKey(range.low) : low_key;
@@ -83,7 +85,7 @@ Cut<typename L::Lane> SelectByBisection(const typename L::Element* v, int64_t n,
     }
     // The midpoint, without overflow.
     Integer pivot_key = static_cast<Integer>((low_key & high_key) + ((low_key ^ high_key) >> 1));
-    if (step < kGuesses) {
+    if (step < kInterpolatedPivots) {
       const Number low_number = Numbers::ToNumber(low), high_number = Numbers::ToNumber(high);
       const auto fraction = static_cast<Number>(high_odds / (high_odds - low_odds));
       const Number guess = high_number - (high_number - low_number) * fraction;

@@ -387,7 +387,6 @@ class RowsInLanes : private RowBatch<T, kScore> {
 
   // Finds the cuts by bisection, as SelectByBisection does for one row. Order keys rank NaN too.
   static Cuts CutByBisection(const IntVec* columns, int n, int k) {
-    constexpr int kGuesses = 8;
     const IntVec one = Wide::SetInteger(1), wanted = Wide::SetInteger(static_cast<Integer>(k));
     IntVec lows[2] = {columns[0], columns[n - 1]}, highs[2] = {columns[0], columns[n - 1]};
     for (int j = 0; j + 2 <= n; j += 2) {
@@ -406,7 +405,7 @@ class RowsInLanes : private RowBatch<T, kScore> {
     for (int step = 0;; ++step) {
       const IntVec is_open = low < high;
       if (!Any(is_open)) break;
-      if (step % (kGuesses + 1) == kGuesses) {
+      if (step % (kInterpolatedPivots + 1) == kInterpolatedPivots) {
         IntVec new_low = high, new_high = low;
         for (int j = 0; j < n; ++j) {
           const IntVec key = columns[j];
@@ -418,7 +417,7 @@ class RowsInLanes : private RowBatch<T, kScore> {
         continue;
       }
       IntVec pivot = (low & high) + ((low ^ high) >> 1);
-      if (step < kGuesses) {
+      if (step < kInterpolatedPivots) {
         const Vec low_number = NumberOf(low), high_number = NumberOf(high);
         const Vec fraction = VecOf(high_odds / (high_odds - low_odds));
         const Vec guess = high_number - (high_number - low_number) * fraction;
