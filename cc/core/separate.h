@@ -38,7 +38,7 @@
 //
 // Order of scores, the same for every dtype, floating-point mode and instruction set:
 //
-//   * NaN ranks above +inf, whatever its sign. All NaNs tie.
+//   * NaN ranks above +inf, with either sign. All NaNs tie.
 //   * Ties go to the lowest index. -0 and +0 tie.
 //   * A float32, float64 or bfloat16 denormal counts as zero. float16 denormals are ordinary numbers.
 //
