@@ -1,12 +1,12 @@
-# Looks for a CUDA toolkit that fits, as SEPARATIONFACTOR_CUDA (on, off or auto) says, and enables the language;
-# setup.py says "failed" where auto led to code that did not compile. Sets
+# Finds a suitable CUDA toolkit and enables the language CUDA. SEPARATIONFACTOR_CUDA is on, off or auto. setup.py passes
+# "failed" after the CUDA code did not compile with auto. Sets
 #
-#   cuda_found     whether there is one
-#   cuda_json      what build_info() tells of it, in JSON: its version and what it compiles for, or null
-#   why_not_cuda   why there is none, in JSON: a string or null
+#   cuda_found     whether a toolkit was found
+#   cuda_json      the toolkit's version and architectures for build_info(), as JSON, or null
+#   why_not_cuda   the reason if none was found, as a JSON string, or null
 #
-# CUDACXX, CUDAHOSTCXX and CUDAARCHS in the environment name nvcc, its host compiler (otherwise the C++ compiler)
-# and the architectures (otherwise as below), as they do for CMake.
+# The environment variables CUDACXX, CUDAHOSTCXX and CUDAARCHS name nvcc, its host compiler (default: the C++ compiler)
+# and the architectures (default: see below), as for CMake.
 
 set(cuda_found OFF)
 set(cuda_json "null")
@@ -23,7 +23,7 @@ unset(nvcc CACHE)
 if(SEPARATIONFACTOR_CUDA STREQUAL "off")
   set(reason "SEPARATIONFACTOR_CUDA was off")
 elseif(SEPARATIONFACTOR_CUDA STREQUAL "failed")
-  set(reason "their code did not compile")
+  set(reason "the CUDA code did not compile")
 elseif(SEPARATIONFACTOR_CUDA STREQUAL "auto" AND NOT DEFINED ENV{CUDACXX} AND NOT nvidia_driver)
   set(reason "no NVIDIA driver was found on this machine; SEPARATIONFACTOR_CUDA=on builds them anyway")
 elseif(DEFINED ENV{CUDACXX})
@@ -43,10 +43,10 @@ if(nvcc)
     set(ENV{CUDAHOSTCXX} "${CMAKE_CXX_COMPILER}")
   endif()
   if(cuda_version VERSION_LESS 12)
-    set(reason "CUDA 12 or newer is needed, and ${nvcc} was of version '${cuda_version}'")
+    set(reason "CUDA 12 or newer is needed. Received: version '${cuda_version}' of ${nvcc}")
   else()
     if(NOT CMAKE_CUDA_COMPILER)
-      unset(CMAKE_CUDA_COMPILER CACHE)  # what failed before may work now
+      unset(CMAKE_CUDA_COMPILER CACHE)  # retries after an earlier failure
     endif()
     include(CheckLanguage)
     check_language(CUDA)
@@ -61,9 +61,9 @@ endif()
 json_string(why_not_cuda "${reason}")
 if(cuda_found)
   set(why_not_cuda "null")
-  # Code of one architecture runs on the later ones of its major version, so the first of each version is enough:
-  # sm_70 where the toolkit has it, sm_80, sm_90 and so on. Cards that are newer than the toolkit compile the last
-  # one's PTX; the first one's serves those for which there is neither.
+  # Code for one architecture runs on all later ones of its major version. Therefore the first of each major version is
+  # enough: sm_70 if the toolkit supports it, sm_80, sm_90 and so on. GPUs newer than the toolkit compile the PTX of the
+  # last one. All other GPUs compile the PTX of the first one.
   if(DEFINED ENV{CUDAARCHS})
     set(CMAKE_CUDA_ARCHITECTURES "$ENV{CUDAARCHS}")
   else()
@@ -98,8 +98,8 @@ if(cuda_found)
   set(cuda_json "{\"version\": \"${cuda_version}\", \"architectures\": [${architectures}]}")
   message(STATUS "CUDA ${cuda_version} for ${CMAKE_CUDA_ARCHITECTURES}")
 elseif(SEPARATIONFACTOR_CUDA STREQUAL "on")
-  message(FATAL_ERROR "SEPARATIONFACTOR_CUDA=on, but ${reason}. CUDACXX can name another nvcc, CUDAHOSTCXX a "
-    "host compiler that it takes. SEPARATIONFACTOR_CUDA=auto builds for the CPU alone where CUDA cannot be.")
+  message(FATAL_ERROR "SEPARATIONFACTOR_CUDA=on, but ${reason}. Set CUDACXX to another nvcc or CUDAHOSTCXX to a "
+    "host compiler that nvcc supports. SEPARATIONFACTOR_CUDA=auto builds for the CPU alone if there is no CUDA.")
 else()
   message(STATUS "No CUDA: ${reason}")
 endif()

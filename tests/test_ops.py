@@ -14,6 +14,7 @@ import oracle
 import separationfactor as sf
 from conftest import needs_native, skip_unless_xla_compiles
 from separationfactor import composed, library
+from separationfactor.ops import DTYPES
 
 IMPLEMENTATIONS = ["native", "tf"] if library.ops is not None else ["tf"]
 FACTORS = [(1.0, 0.0), (10.0, 0.25), (0.0, 1.0), (-2.0, 0.0), (-0.75, -0.0), (3.0, 3.0), (0.0, 0.0)]
@@ -563,6 +564,15 @@ def test_the_raw_ops_check_what_they_are_given():
     ]:
         with pytest.raises(tf.errors.InvalidArgumentError, match=message):
             call()
+
+
+@needs_native
+def test_the_scalars_hold_the_factors_in_the_order_of_dtypes():
+    scalars = [1.0, *range(2, 2 + 2 * len(DTYPES))]
+    for index, dtype in enumerate(DTYPES):
+        y = library.ops.separation_factor_separate_without_gradient(tf.constant([1, 2], dtype), scalars)
+        separation, suppression = scalars[1 + 2 * index :][:2]
+        np.testing.assert_array_equal(tf.cast(y, tf.float64), [suppression, 2 * separation])
 
 
 @needs_native

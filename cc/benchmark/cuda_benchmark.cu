@@ -1,17 +1,17 @@
-// The CUDA kernels alone, without TensorFlow: are they right on this card, and how fast beside its copy bandwidth?
+// Checks the CUDA kernels on this GPU, without TensorFlow, and times them against its copy bandwidth.
 //
 //   nvcc -std=c++17 -O3 -arch=native -Icc -o cuda_benchmark cc/benchmark/cuda_benchmark.cu
 //   cc/core/cuda/separate_cuda.cu
-//   ./cuda_benchmark            all cases; --quick takes those of the README's table alone
-//   ./cuda_benchmark --once     every kernel of the README's cases once, for a profiler; nothing is checked or timed
+//   ./cuda_benchmark            all cases; --quick runs only those of the README's table
+//   ./cuda_benchmark --once     runs every kernel of the README's cases once, for a profiler, without checks or timing
 //
-// Every case is checked against a stable selection on the host, bit for bit, before it is timed. Times are medians of
-// bursts between two CUDA events. A fraction is that of the bandwidth of a device-to-device copy of 1 GiB: of the
-// bytes that any masking has to move (x once, y once, the bitmask once), so 1.00 is the floor. Small tensors are
-// timed in the card's second-level cache, for the copy of the same tensor beside them as well, and may exceed it.
-// The rival is CUB, where its headers exist: a segmented sort, and a pass that compares with the k-th greatest.
+// Every case is checked bit for bit against a stable selection on the host before it is timed. Times are medians of
+// bursts between two CUDA events. A fraction relates to the bandwidth of a 1 GiB device-to-device copy and to the bytes
+// that any masking must move: x, y and the bitmask once each. A fraction of 1.00 is the limit. Small tensors, and the
+// copy of the same tensor, run in the second-level cache and may exceed it. If CUB's headers exist, the rival is CUB: a
+// segmented sort and a pass that compares with the k-th greatest entry.
 //
-// Exit status: 0 if all is right, 1 if a result is wrong, 2 if CUDA fails, 77 if there is no CUDA device.
+// Exit status: 0 if all results are right, 1 if a result is wrong, 2 if CUDA fails, 77 if there is no CUDA device.
 
 #include <cuda_runtime.h>
 
@@ -26,9 +26,10 @@
 #include <vector>
 
 #include "benchmark/cuda_timing.h"
+#include "core/arguments.h"
 #include "core/cuda/separate_cuda.h"
-#include "core/dtypes.h"
 #include "core/separate.h"
+#include "core/types.h"
 
 #if __has_include(<cub/device/device_segmented_sort.cuh>)
 #include <cub/device/device_segmented_sort.cuh>
@@ -65,7 +66,7 @@ std::vector<Case> Cases(bool quick) {
 
 // ---- The oracle ------------------------------------------------------------------------------------------------
 
-// What an entry ranks by, as core/separate.h has it.
+// Returns the score of an entry as core/separate.h defines it.
 template <class T>
 double ScoreOf(typename T::Bits bits) {
   const double number = static_cast<double>(T::ToNumber(bits));
@@ -73,7 +74,7 @@ double ScoreOf(typename T::Bits bits) {
   return number;
 }
 
-// The bitmask of the k greatest of each row: NaN first, ties by the lowest index.
+// Returns the bitmask of the k greatest entries of each row: NaN first, ties by the lowest index.
 template <class T>
 std::vector<uint8_t> Select(const std::vector<typename T::Bits>& x, const Case& c) {
   std::vector<uint8_t> selected(c.rows * BitmaskBytes(c.n));
@@ -93,8 +94,8 @@ std::vector<uint8_t> Select(const std::vector<typename T::Bits>& x, const Case& 
   return selected;
 }
 
-// How many entries of `out` are not v times the factor of each: rounded once, any NaN for any, and +0 for a factor
-// of zero. A denormal may be kept or flushed.
+// Counts the entries of `out` that differ from v times the entry's factor, rounded once. Any NaN equals any other, a
+// factor of zero gives +0, and a denormal may be kept or flushed.
 template <class T>
 int64_t CountWrong(const std::vector<typename T::Bits>& out, const std::vector<typename T::Bits>& v,
                    const std::vector<uint8_t>& selected, const Case& c) {
@@ -115,7 +116,7 @@ int64_t CountWrong(const std::vector<typename T::Bits>& out, const std::vector<t
   return wrong;
 }
 
-// The sum in the order that core/separate.h documents: groups of 64, each by adding its upper half to its lower.
+// Sums in the order that core/separate.h documents.
 double Sum(std::vector<double> numbers) {
   while (numbers.size() > 1) {
     numbers.resize((numbers.size() + 63) / 64 * 64);
@@ -130,7 +131,7 @@ double Sum(std::vector<double> numbers) {
   return numbers.at(0);
 }
 
-// Whether the factors' gradients are the sums of dy * x over the selected entries and over the others.
+// Whether the gradients of the factors equal the sums of dy * x over the selected entries and over the others.
 template <class T>
 bool SumsAreRight(const std::vector<typename T::Bits>& sums, const std::vector<typename T::Bits>& x,
                   const std::vector<typename T::Bits>& dy, const std::vector<uint8_t>& selected, const Case& c) {
@@ -160,7 +161,7 @@ __global__ void KeepAboveThreshold(const float* x, const float* sorted, float* y
   }
 }
 
-// Microseconds of a masking that keeps every tie, by sorting.
+// Times masking by a sort, which keeps every tie. In microseconds.
 double TimeCub(const Case& c, const Buffer& x, Buffer& y, cudaStream_t stream) {
   const int64_t size = c.rows * c.n;
   std::vector<int64_t> starts(c.rows + 1);
@@ -186,7 +187,8 @@ double TimeCub(const Case& c, const Buffer& x, Buffer& y, cudaStream_t stream) {
 
 enum class What { kAll, kQuick, kOnce };
 
-// Checks and times a case, `bandwidth` being a copy's bytes a microsecond; returns whether it is right.
+// Checks and times a case. `bandwidth` is that of a copy in bytes per microsecond. Returns whether the results are
+// right.
 template <class T>
 bool Run(const Case& c, What what, const cuda::Device& device, double bandwidth, cudaStream_t stream) {
   using Bits = typename T::Bits;
@@ -199,22 +201,10 @@ bool Run(const Case& c, What what, const cuda::Device& device, double bandwidth,
   const Buffer sum_scratch(cuda::SumSelectedScratchBytes(c.rows, c.n));
 
   const cuda::SeparateArgs forward = Forward(c, x, y, selected, scratch);
-  cuda::ScaleSelectedArgs gradient{};
-  gradient.dtype = c.dtype;
-  gradient.rows = c.rows;
-  gradient.n = c.n;
-  gradient.separation.value = 1;
-  gradient.suppression.value = c.suppression;
-  gradient.v = dy.get();
-  gradient.selected = static_cast<const uint8_t*>(selected.get());
-  gradient.out = y.get();
-  cuda::SumSelectedArgs factors{};
-  factors.dtype = c.dtype;
-  factors.rows = c.rows;
-  factors.n = c.n;
-  factors.u = dy.get();
-  factors.v = x.get();
-  factors.selected = static_cast<const uint8_t*>(selected.get());
+  const RowsSpec rows = {c.dtype, c.rows, c.n};
+  const auto gradient = MakeScaleSelectedArgs<cuda::ScaleSelectedArgs>(
+      rows, cuda::Factor{nullptr, 1}, cuda::Factor{nullptr, c.suppression}, dy.get(), selected.get(), y.get());
+  auto factors = MakeSumSelectedArgs<cuda::SumSelectedArgs>(rows, dy.get(), x.get(), selected.get());
   factors.selected_sum = sums.get();
   factors.others_sum = static_cast<char*>(sums.get()) + sizeof(Bits);
   factors.scratch = sum_scratch.get();
@@ -231,7 +221,7 @@ bool Run(const Case& c, What what, const cuda::Device& device, double bandwidth,
     return true;
   }
 
-  // What was there before must not matter.
+  // The previous contents must not matter.
   Check(cudaMemsetAsync(selected.get(), 0xA5, bitmask_bytes, stream), "memset");
   run_forward();
   Check(cudaStreamSynchronize(stream), "Separate");
@@ -271,7 +261,7 @@ int Main(What what) {
   double bandwidth = 0;
   if (what != What::kOnce) {
     bandwidth = PrintCopyBandwidth(card);
-    std::printf("microseconds, and the fraction of the copy bandwidth that the floor's bytes make of them\n");
+    std::printf("microseconds, and the fraction of the copy bandwidth that the minimum traffic reaches\n");
     std::printf("%18s %6s  %-8s %-11s %9s %9s  %5s %9s  %5s %9s %9s\n", "rows x n", "k", "dtype", "rows hold", "copy",
                 "forward", "", "gradient", "", "factors", HAS_CUB ? "CUB sort" : "");
   }

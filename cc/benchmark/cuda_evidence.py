@@ -1,11 +1,11 @@
-"""What can be known of the CUDA kernels without a card: registers, spills, access widths, occupancy, bytes.
+"""Reports facts about the CUDA kernels without a GPU: registers, spills, access widths, occupancy, bytes.
 
     python cc/benchmark/cuda_evidence.py                # sm_80 and sm_90, as `make cuda-evidence`
-    python cc/benchmark/cuda_evidence.py --check 90     # fails where a kernel uses local memory
+    python cc/benchmark/cuda_evidence.py --check 90     # fails if a kernel uses local memory
 
-It needs nvcc; access widths need nvdisasm, which the toolkit or the package nvidia-cuda-nvdisasm has. The
-figures a kernel are ptxas' own. The launches are those of the real host code: cuda_launches.cc runs it on a
-runtime that writes them down. Occupancy is reckoned by NVIDIA's cuda_occupancy.h.
+Requires nvcc. Access widths also require nvdisasm, from the toolkit or the package nvidia-cuda-nvdisasm.
+The figures per kernel are those of ptxas. The launches are those of the real host code: cuda_launches.cc runs
+it on a runtime that records them. NVIDIA's cuda_occupancy.h computes the occupancy.
 """
 
 from __future__ import annotations
@@ -31,20 +31,20 @@ ELEMENT_BYTES = {"float32": 4, "float64": 8, "bfloat16": 2}
 
 
 class EvidenceError(RuntimeError):
-    """Something that is needed is missing, or does not work."""
+    """A required tool is missing or fails."""
 
 
 @dataclasses.dataclass
 class Kernel:
-    """What ptxas and the disassembly tell of a kernel.
+    """The figures of ptxas and of the disassembly for a kernel.
 
     Attributes:
-        symbol, name: As the object has it, and as a person reads it.
-        registers: A thread's.
+        symbol, name: The mangled and the readable name.
+        registers: Registers per thread.
         shared_bytes: Static shared memory.
-        frame_bytes, spill_stores, spill_loads: Local memory, in bytes; all zero is what a kernel should have.
-        widths: How many instructions access memory so many bits at a time, by space and direction, such as
-            `{"global load": {128: 4, 32: 2}}`; empty without a disassembler.
+        frame_bytes, spill_stores, spill_loads: Local memory, in bytes. They should be zero.
+        widths: The number of instructions for each access width in bits, by space and direction, such as
+            `{"global load": {128: 4, 32: 2}}`. Empty without a disassembler.
     """
 
     symbol: str
@@ -71,7 +71,7 @@ def _run(*command, **options) -> subprocess.CompletedProcess[str]:
 
 
 def find_nvcc() -> str | None:
-    """Returns the nvcc that the build would take."""
+    """Returns the path of the nvcc that the build uses, or None."""
     if "CUDACXX" in os.environ:
         return shutil.which(os.environ["CUDACXX"])
     folders = [os.environ[name] for name in ("CUDA_PATH", "CUDA_HOME") if name in os.environ]
@@ -81,7 +81,7 @@ def find_nvcc() -> str | None:
 
 
 def find_tool(name: str) -> str | None:
-    """Returns nvdisasm or cuobjdump: the toolkit's, or that of the package nvidia-cuda-NAME."""
+    """Returns the path of nvdisasm or cuobjdump, in the toolkit or the package nvidia-cuda-NAME, or None."""
     packages = [f"{folder}/nvidia/{version}/bin" for folder in sys.path for version in ("cu13", "cu12")]
     nvcc = find_nvcc()
     toolkit = [str(Path(nvcc).resolve().parent)] if nvcc else []
@@ -90,13 +90,13 @@ def find_tool(name: str) -> str | None:
 
 @functools.cache
 def name_of(symbol: str) -> str:
-    """Returns a mangled name as its template and what tells its instances apart, such as `Scale<Float32>`."""
+    """Returns the readable name of a kernel, such as `Scale<Float32>`, for its mangled name."""
     name = _run("c++filt", symbol).stdout.strip().replace("(anonymous namespace)::", "")
     return re.sub(r"\b(separationfactor|cuda)::", "", name).removeprefix("void ").split("(")[0]
 
 
 def parse_ptxas(text: str) -> dict[str, Kernel]:
-    """Reads the report of `ptxas -v`."""
+    """Parses the report of `ptxas -v`."""
     kernels: dict[str, Kernel] = {}
     kernel = None
     for line in text.splitlines():
@@ -119,7 +119,7 @@ _SPACES = {"G": "global", "S": "shared", "L": "local"}
 
 
 def parse_sass(text: str) -> dict[str, dict[str, collections.Counter[int]]]:
-    """Reads a disassembly: access widths in bits, by kernel, and by space and direction."""
+    """Parses a disassembly. Returns access widths in bits by kernel, space and direction."""
     found: dict[str, dict[str, collections.Counter[int]]] = {}
     widths: dict[str, collections.Counter[int]] = {}
     for line in text.splitlines():
@@ -136,12 +136,12 @@ def examine(architecture: str, folder: Path) -> tuple[dict[str, Kernel], list[di
     """Compiles the kernels for an architecture.
 
     Returns:
-        The kernels by their mangled names, and the launches that `cuda_launches.cc` writes down; none for an
-        architecture of which it knows no card.
+        The kernels by mangled name, and the launches that `cuda_launches.cc` records. There are none for an
+        architecture without a GPU in its list.
     """
     nvcc = find_nvcc()
     if nvcc is None:
-        raise EvidenceError("nvcc was not found, in PATH, CUDA_PATH, CUDA_HOME or /usr/local/cuda")
+        raise EvidenceError("nvcc was not found in PATH, CUDA_PATH, CUDA_HOME or /usr/local/cuda")
     kernels: dict[str, Kernel] = {}
     objects = []
     for source in sorted((ROOT / "cc/core/cuda").glob("*.cu")):
@@ -175,8 +175,8 @@ def _widths(kernel: Kernel, space: str) -> str:
 
 
 def kernel_table(architecture: str, kernels: dict[str, Kernel]) -> Table:
-    """Lays out the figures a kernel."""
-    table = Table(title=f"sm_{architecture}: kernels, as ptxas and the disassembly have them")
+    """Returns a table of the figures per kernel."""
+    table = Table(title=f"sm_{architecture}: kernels, from ptxas and the disassembly")
     table.add_column("kernel")
     for column in ("registers", "shared", "frame", "spills", *("global load", "global store", "shared load")):
         table.add_column(column, justify="right")
@@ -193,7 +193,7 @@ def kernel_table(architecture: str, kernels: dict[str, Kernel]) -> Table:
 
 
 def _by_shape(launches: list[dict], dtype: str) -> dict[tuple[int, int], list[dict]]:
-    """Groups a dtype's launches of the forward op by the shape they are for."""
+    """Groups the launches of the forward op for a dtype by shape."""
     shapes: dict[tuple[int, int], list[dict]] = {}
     for launch in launches:
         if launch["op"] == "Separate" and launch["dtype"] == dtype:
@@ -202,8 +202,8 @@ def _by_shape(launches: list[dict], dtype: str) -> dict[tuple[int, int], list[di
 
 
 def launch_table(kernels: dict[str, Kernel], launches: list[dict], dtype: str) -> Table:
-    """Lays out what the forward op launches for each shape, and how full that makes a multiprocessor."""
-    table = Table(title=f"Launches for {dtype} rows on a card like the {launches[0]['card']}")
+    """Returns a table of the launches of the forward op for each shape, and their occupancy."""
+    table = Table(title=f"Launches for {dtype} rows on a GPU like the {launches[0]['card']}")
     table.add_column("rows x n")
     table.add_column("kernel")
     for column in ("launches", "blocks", "threads", "shared", "occupancy"):
@@ -225,52 +225,52 @@ def launch_table(kernels: dict[str, Kernel], launches: list[dict], dtype: str) -
 
 
 def bytes_table(kernels: dict[str, Kernel], launches: list[dict]) -> Table:
-    """Lays out what the forward op moves through device memory beside the least that it could.
+    """Returns a table of the bytes that the forward op moves, and of the minimum.
 
-    The least is x, y and the bitmask, once each. Rows that fit on the chip are read once. Of rows that
-    several blocks share, one pass counts and one writes; what the count leaves undecided, at most an eighth
-    of a row, is written aside and read again. Adverse rows are those whose entries agree in their leading
-    bits: they are counted digit by digit, and read as often.
+    The minimum is x, y and the bitmask, once each. Rows that fit on the chip are read once. Rows that are
+    split among blocks are read twice: one pass counts and one writes. The entries that the count leaves
+    undecided, at most an eighth of a row, are stored in a list and read again. Adverse rows are rows whose
+    entries agree in their leading bits. They are read once for each digit.
     """
-    table = Table(title="Bytes through device memory, in MB, and as a multiple of the least")
+    table = Table(title="Bytes moved in device memory, in MB, and as a multiple of the minimum")
     for column in ("rows x n", "dtype", "path"):
         table.add_column(column)
-    for column in ("least", "moved", "", "moved, adverse rows", ""):
+    for column in ("minimum", "moved", "", "moved, adverse rows", ""):
         table.add_column(column, justify="right")
-    for dtype, size in ELEMENT_BYTES.items():  # float16 moves what bfloat16 does
+    for dtype, size in ELEMENT_BYTES.items():  # float16 is the same as bfloat16
         for (rows, n), of_shape in _by_shape(launches, dtype).items():
             tensor, bitmask = rows * n * size, rows * -(-n // 8)
-            least = usual = adverse = 2 * tensor + bitmask
+            minimum = usual = adverse = 2 * tensor + bitmask
             names = collections.Counter(kernels[launch["kernel"]].name.split("<")[0] for launch in of_shape)
             if counts := names["CountDigits"]:
                 batches = names["WriteDecided"]
                 candidates = rows * (n // 8) * (size + 4)
-                usual = least + tensor
-                adverse = least + counts // batches * tensor + 2 * candidates
+                usual = minimum + tensor
+                adverse = minimum + counts // batches * tensor + 2 * candidates
             table.add_row(
                 f"{rows}x{n}",
                 dtype,
-                "several blocks a row" if counts else next(iter(names)),
-                f"{least / 1e6:,.1f}",
+                "several blocks per row" if counts else next(iter(names)),
+                f"{minimum / 1e6:,.1f}",
                 f"{usual / 1e6:,.1f}",
-                f"{usual / least:.2f}",
+                f"{usual / minimum:.2f}",
                 f"{adverse / 1e6:,.1f}",
-                f"{adverse / least:.2f}",
+                f"{adverse / minimum:.2f}",
             )
     return table
 
 
 def main() -> None:
-    """Prints the tables; with --check, fails where a kernel uses local memory."""
+    """Prints the tables. With --check, fails if a kernel uses local memory."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("architectures", nargs="*", default=["80", "90"], metavar="ARCHITECTURE")
-    parser.add_argument("--check", action="store_true", help="fail where a kernel uses local memory")
+    parser.add_argument("--check", action="store_true", help="fail if a kernel uses local memory")
     arguments = parser.parse_args()
     console = rich.get_console()
     if not console.is_terminal:
-        console.width = 140  # a file has room for whole names
+        console.width = 140  # wide enough for whole names in a file
     failures = []
     for architecture in arguments.architectures:
         with tempfile.TemporaryDirectory() as folder, console.status(f"compiling for sm_{architecture}"):
@@ -285,7 +285,7 @@ def main() -> None:
             f"sm_{architecture} {kernel.name}" for kernel in kernels.values() if kernel.uses_local_memory
         ]
     if arguments.check and failures:
-        raise SystemExit("cuda_evidence: these use local memory: " + ", ".join(failures))
+        raise SystemExit("cuda_evidence: these kernels use local memory: " + ", ".join(failures))
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-// What the CUDA part queues for a shape, told without a card: this stands in for the CUDA runtime under the real host
-// code, writes down every launch, and reckons how many of its blocks a multiprocessor holds.
+// Lists the launches for a shape without a GPU. Replaces the CUDA runtime under the real host code, records every
+// launch, and computes how many of its blocks fit a multiprocessor.
 //
 //   cuda_launches ARCHITECTURE < FIGURES
 //
-// ARCHITECTURE is a number such as 90. A line of FIGURES has a kernel's mangled name, its registers a thread and its
-// static shared memory, as ptxas reports them. Written is one JSON object a line for every launch: cc/benchmark/
-// cuda_evidence.py runs this, and makes tables of it.
+// ARCHITECTURE is a number such as 90. A line of FIGURES has a kernel's mangled name, its registers per thread and its
+// static shared memory, as ptxas reports them. The output is one JSON object per line for every launch.
+// cc/benchmark/cuda_evidence.py runs this program and formats its output as tables.
 
 #include <cuda_occupancy.h>
 #include <cuda_runtime.h>
@@ -18,8 +18,9 @@
 #include <string>
 #include <vector>
 
+#include "core/arguments.h"
 #include "core/cuda/separate_cuda.h"
-#include "core/dtypes.h"
+#include "core/types.h"
 
 namespace {
 
@@ -27,13 +28,13 @@ struct Card {
   int architecture;
   const char* name;
   int multiprocessors;
-  int threads;                // of a multiprocessor
-  int shared_bytes;           // of a multiprocessor
-  int block_shared_bytes;     // what a block may ask for
-  int reserved_shared_bytes;  // what the driver takes of a block's
+  int threads;                // per multiprocessor
+  int shared_bytes;           // per multiprocessor
+  int block_shared_bytes;     // maximum of a block
+  int reserved_shared_bytes;  // reserved by the driver, per block
 };
 
-// The largest card of each generation, and the compute capability's limits from the CUDA C++ Programming Guide.
+// The largest GPU of each generation. The limits are those of its compute capability in the CUDA C++ Programming Guide.
 constexpr Card kCards[] = {
     {70, "V100", 80, 2048, 96 << 10, 96 << 10, 0},           {75, "T4", 40, 1024, 64 << 10, 64 << 10, 0},
     {80, "A100", 108, 2048, 164 << 10, 163 << 10, 1 << 10},  {90, "H100", 132, 2048, 228 << 10, 227 << 10, 1 << 10},
@@ -47,12 +48,12 @@ struct Figures {
 
 const Card* card;
 std::map<std::string, Figures> figures;
-// By the host's pointer; a function's, as it is filled before main.
+// Kernel names by host pointer. A function-local static, because it is filled before main.
 std::map<const void*, std::string>& Names() {
   static std::map<const void*, std::string> names;
   return names;
 }
-std::string shape;  // what is being queued, as the beginning of a JSON object
+std::string shape;  // the op and shape being queued, as the start of a JSON object
 
 int BlocksAMultiprocessor(const Figures& kernel, int threads, size_t dynamic_bytes) {
   cudaOccDeviceProp properties;
@@ -94,7 +95,7 @@ void QueueAll() {
   };
   constexpr Shape kShapes[] = {{65536, 10},  {65536, 32},   {4096, 64},  {4096, 256},  {1024, 1000}, {1024, 4000},
                                {256, 16384}, {4096, 24576}, {64, 32768}, {64, 131072}, {8, 1000000}, {1, 16777216}};
-  // Nothing is read or written: the kernels do not run.
+  // A placeholder: the kernels do not run, so it is neither read nor written.
   alignas(16) static char memory[16];
   for (const DType dtype : {DType::kFloat32, DType::kFloat64, DType::kBFloat16, DType::kFloat16}) {
     for (const auto& [rows, n] : kShapes) {
@@ -103,29 +104,18 @@ void QueueAll() {
                 "\", \"rows\": " + std::to_string(rows) + ", \"n\": " + std::to_string(n);
       };
       begin("Separate");
-      cuda::SeparateArgs forward{};
-      forward.dtype = dtype;
-      forward.rows = rows;
-      forward.n = n;
-      forward.k.value = 1;
-      forward.x = forward.y = forward.scratch = memory;
-      forward.selected = reinterpret_cast<uint8_t*>(memory);
+      const RowsSpec spec = {dtype, rows, n};
+      const cuda::Factor factor;
+      auto forward = MakeSeparateArgs<cuda::SeparateArgs>(spec, Score::kValue, cuda::K{nullptr, false, 1}, factor,
+                                                          factor, memory, memory, memory);
+      forward.scratch = memory;
       std::string error = cuda::Separate(forward, device, nullptr);
       begin("ScaleSelected");
-      cuda::ScaleSelectedArgs scale{};
-      scale.dtype = dtype;
-      scale.rows = rows;
-      scale.n = n;
-      scale.v = scale.out = memory;
-      scale.selected = reinterpret_cast<uint8_t*>(memory);
+      const auto scale = MakeScaleSelectedArgs<cuda::ScaleSelectedArgs>(spec, factor, factor, memory, memory, memory);
       error += cuda::ScaleSelected(scale, device, nullptr);
       begin("SumSelected");
-      cuda::SumSelectedArgs sum{};
-      sum.dtype = dtype;
-      sum.rows = rows;
-      sum.n = n;
-      sum.u = sum.v = sum.selected_sum = sum.others_sum = sum.scratch = memory;
-      sum.selected = reinterpret_cast<uint8_t*>(memory);
+      auto sum = MakeSumSelectedArgs<cuda::SumSelectedArgs>(spec, memory, memory, memory);
+      sum.selected_sum = sum.others_sum = sum.scratch = memory;
       error += cuda::SumSelected(sum, device, nullptr);
       if (!error.empty()) {
         std::fprintf(stderr, "%s\n", error.c_str());
@@ -137,7 +127,7 @@ void QueueAll() {
 
 }  // namespace
 
-// ---- The CUDA runtime, as far as the host code calls it --------------------------------------------------------
+// ---- The CUDA runtime functions that the host code calls -------------------------------------------------------
 
 extern "C" {
 
@@ -145,7 +135,7 @@ cudaError_t cudaLaunchKernel(const void* kernel, dim3 blocks, dim3 threads, void
   const std::string& name = Names().at(kernel);
   const auto found = figures.find(name);
   if (found == figures.end()) {
-    std::fprintf(stderr, "no figures of %s\n", name.c_str());
+    std::fprintf(stderr, "no figures for %s\n", name.c_str());
     std::exit(1);
   }
   std::printf(
@@ -162,12 +152,12 @@ cudaError_t cudaDeviceGetAttribute(int*, cudaDeviceAttr, int) { return cudaError
 const char* cudaGetErrorName(cudaError_t) { return ""; }
 const char* cudaGetErrorString(cudaError_t) { return ""; }
 
-// What nvcc's own launching stubs call; the host code launches through cudaLaunchKernel.
+// Called by nvcc's launch stubs. The host code launches through cudaLaunchKernel instead.
 cudaError_t __cudaGetKernel(void*, const void*) { return cudaErrorNotSupported; }
 cudaError_t __cudaLaunchKernel(void*, dim3, dim3, void**, size_t, cudaStream_t) { return cudaErrorNotSupported; }
 cudaError_t __cudaPopCallConfiguration(dim3*, dim3*, size_t*, void*) { return cudaErrorNotSupported; }
 
-// Called before main, for what nvcc compiled: these tell which kernel a pointer stands for.
+// Called before main for every kernel that nvcc compiled. They give the kernel's name for a host pointer.
 void** __cudaRegisterFatBinary(void*) {
   static void* handle;
   return &handle;

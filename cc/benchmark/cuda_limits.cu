@@ -1,9 +1,9 @@
-// What the limits in core/cuda/plan.h come from: the time of the forward at lengths about each, and of rows that a
-// block or several could take both ways. Nothing is checked; `cuda_benchmark` does that.
+// Measures the limits in core/cuda/plan.h: times the forward at lengths around each limit, and rows that one block or
+// several blocks could process. Does not check results; `cuda_benchmark` does.
 //
 //   nvcc -std=c++17 -O3 -arch=native -Icc -o cuda_limits cc/benchmark/cuda_limits.cu cc/core/cuda/separate_cuda.cu
 //
-// A fraction is that of the bandwidth of a device-to-device copy of 1 GiB, of the bytes that any masking has to move.
+// A fraction relates to the bandwidth of a 1 GiB device-to-device copy and to the bytes that any masking must move.
 
 #include <cuda_runtime.h>
 
@@ -13,18 +13,18 @@
 
 #include "benchmark/cuda_timing.h"
 #include "core/cuda/separate_cuda.h"
-#include "core/dtypes.h"
 #include "core/separate.h"
+#include "core/types.h"
 
 namespace separationfactor {
 namespace {
 
-// Times the forward on rows of any shape that the plan might take either way.
+// Times the forward for any shape and any device attributes, which select the path.
 template <class T>
 class Planner {
  public:
   using Bits = typename T::Bits;
-  static constexpr int64_t kSize = int64_t{1} << 25;  // entries: more than any second-level cache holds
+  static constexpr int64_t kSize = int64_t{1} << 25;  // entries, more than fit any second-level cache
 
   explicit Planner(cudaStream_t stream)
       : stream_(stream), x_(kSize * sizeof(Bits)), y_(kSize * sizeof(Bits)), selected_(kSize) {
@@ -36,7 +36,7 @@ class Planner {
     }
   }
 
-  // Microseconds, with the paths that this device would be given.
+  // Returns microseconds, with the path that the plan selects for this device.
   double TimeForward(int64_t rows, int64_t n, int64_t k, const cuda::Device& device) const {
     const Buffer scratch(cuda::SeparateScratchBytes(T::kDType, rows, n, device));
     const Case c = {rows, n, k, T::kDType, 0, "normal"};
@@ -49,11 +49,12 @@ class Planner {
   Buffer x_, y_, selected_;
 };
 
-// The lengths about each limit, on as many rows as fill the card; `bandwidth` is a copy's bytes a microsecond.
+// Prints the lengths around each limit, with enough rows to fill the GPU. `bandwidth` is that of a copy in bytes per
+// microsecond.
 template <class T>
 void PrintLengths(const cuda::Device& device, double bandwidth, cudaStream_t stream) {
   const Planner<T> planner(stream);
-  std::printf("%s, %lld entries in all: the length, microseconds, and the fraction of the copy bandwidth\n",
+  std::printf("%s, %lld entries in total: the length, microseconds, and the fraction of the copy bandwidth\n",
               NameOf(T::kDType), static_cast<long long>(planner.kSize));
   for (const int64_t n : {2,    4,    8,    10,   16,    17,    24,    31,    32,    33,    48,     64,     65,
                           96,   128,  129,  192,  256,   257,   384,   512,   513,   768,   1000,   1024,   1025,
@@ -65,14 +66,17 @@ void PrintLengths(const cuda::Device& device, double bandwidth, cudaStream_t str
   }
 }
 
-// A block a row against several.
+// Prints one block per row against several blocks per row.
 template <class T>
 void PrintSharing(const cuda::Device& device, cudaStream_t stream) {
   const Planner<T> planner(stream);
-  const cuda::Device alone = {1, device.shared_bytes, device.max_blocks};      // as if few rows filled it
-  const cuda::Device shared = {device.multiprocessors, 0, device.max_blocks};  // as if no row fitted a block
+  const cuda::Device alone = {1, device.shared_bytes,
+                              device.max_blocks};  // acts as if few rows filled it, so the plan uses one block per row
+  const cuda::Device shared = {device.multiprocessors, 0,
+                               device.max_blocks};  // acts as if no row fitted a block, so the plan splits rows
   const std::vector<int64_t> row_counts = {1, 4, 16, 66, 100, 132, 264};
-  std::printf("%s: microseconds of a block a row / of several, by length and number of rows\n", NameOf(T::kDType));
+  std::printf("%s: microseconds with one block per row / several blocks per row, by length and number of rows\n",
+              NameOf(T::kDType));
   std::printf("%8s", "");
   for (const int64_t rows : row_counts) std::printf(" %11lld", static_cast<long long>(rows));
   std::printf("\n");

@@ -1,5 +1,5 @@
-// What the programs of this folder that run on a card share: the card, errors that end the program, device memory,
-// cases, and the time of a call.
+// Shared by the programs of this folder that run on a GPU: opening the GPU, error handling, device memory, cases, and
+// the timing of a call.
 
 #ifndef SEPARATIONFACTOR_BENCHMARK_CUDA_TIMING_H_
 #define SEPARATIONFACTOR_BENCHMARK_CUDA_TIMING_H_
@@ -16,9 +16,10 @@
 #include <string>
 #include <vector>
 
+#include "core/arguments.h"
 #include "core/cuda/separate_cuda.h"
-#include "core/dtypes.h"
 #include "core/separate.h"
+#include "core/types.h"
 
 namespace separationfactor {
 
@@ -36,7 +37,7 @@ inline void Check(const std::string& error) {
   std::exit(kCudaFailed);
 }
 
-// Device memory.
+// A buffer in device memory.
 class Buffer {
  public:
   explicit Buffer(int64_t bytes) { Check(cudaMalloc(&data_, std::max<int64_t>(bytes, 16)), "cudaMalloc"); }
@@ -67,7 +68,7 @@ struct Case {
   const char* distribution;
 };
 
-// The entries of a case's rows; the same for the same seed.
+// Returns the entries of a case's rows. The same seed gives the same entries.
 template <class T>
 std::vector<typename T::Bits> Rows(const Case& c, uint32_t seed, const std::string& distribution) {
   std::mt19937 generator(seed);
@@ -87,14 +88,14 @@ std::vector<typename T::Bits> Rows(const Case& c, uint32_t seed, const std::stri
   return rows;
 }
 
-// The median microseconds of a call of `queue`, which queues work on the stream.
+// Returns the median time of a call of `queue`, which queues work on the stream, in microseconds.
 template <class Queue>
 double Time(cudaStream_t stream, Queue queue) {
   cudaEvent_t start, stop;
   Check(cudaEventCreate(&start), "cudaEventCreate");
   Check(cudaEventCreate(&stop), "cudaEventCreate");
   const auto burst = [&](int calls) {
-    queue();  // pays for what the one before it left in the caches
+    queue();  // warms the caches and is not timed
     Check(cudaEventRecord(start, stream), "cudaEventRecord");
     for (int call = 0; call < calls; ++call) queue();
     Check(cudaEventRecord(stop, stream), "cudaEventRecord");
@@ -113,32 +114,24 @@ double Time(cudaStream_t stream, Queue queue) {
   return bursts[bursts.size() / 2];
 }
 
-// The forward by value, with a separation factor of one.
+// Returns the arguments of the forward, by value and with a separation of one.
 inline cuda::SeparateArgs Forward(const Case& c, const Buffer& x, const Buffer& y, const Buffer& selected,
                                   const Buffer& scratch) {
-  cuda::SeparateArgs args{};
-  args.dtype = c.dtype;
-  args.score = Score::kValue;
-  args.rows = c.rows;
-  args.n = c.n;
-  args.k.value = c.k;
-  args.separation.value = 1;
-  args.suppression.value = c.suppression;
-  args.x = x.get();
-  args.y = y.get();
-  args.selected = static_cast<uint8_t*>(selected.get());
+  auto args = MakeSeparateArgs<cuda::SeparateArgs>({c.dtype, c.rows, c.n}, Score::kValue, cuda::K{nullptr, false, c.k},
+                                                   cuda::Factor{nullptr, 1}, cuda::Factor{nullptr, c.suppression},
+                                                   x.get(), y.get(), selected.get());
   args.scratch = scratch.get();
   return args;
 }
 
-// The first device, and a stream on it.
+// The first GPU and a stream on it.
 struct Card {
   cudaDeviceProp properties;
   cuda::Device device;
   cudaStream_t stream;
 };
 
-// Ends the program where there is no device.
+// Ends the program if there is no GPU.
 inline Card OpenCard() {
   int devices = 0;
   const cudaError_t error = cudaGetDeviceCount(&devices);
@@ -154,7 +147,7 @@ inline Card OpenCard() {
   return card;
 }
 
-// Prints what card it is and what it copies; returns the latter in bytes a microsecond, reads and writes counted.
+// Prints the GPU and its copy bandwidth. Returns the bandwidth in bytes per microsecond, reads plus writes.
 inline double PrintCopyBandwidth(const Card& card) {
   constexpr int64_t kBytes = int64_t{1} << 30;
   const Buffer from(kBytes), to(kBytes);

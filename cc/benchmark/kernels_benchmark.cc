@@ -1,14 +1,13 @@
-// Times the kernels on one thread, over shapes, element types, distributions and instruction sets, beside what
-// they are measured against: relu and memcpy on the same rows, and selection by std::nth_element.
+// Times the kernels on one thread, for shapes, dtypes, distributions and instruction sets. The baselines are relu and
+// memcpy on the same rows, and selection by std::nth_element.
 //
 //   cmake -S . -B build/benchmark -DSEPARATIONFACTOR_BENCHMARK=ON   (Debian: libbenchmark-dev)
 //   cmake --build build/benchmark --target kernels_benchmark
 //   build/benchmark/kernels_benchmark --benchmark_filter='float32/normal/.*/avx512' --benchmark_repetitions=5
 //
-// Names read function/type/distribution/rows x n,k/instruction set; `entry` is the time of one entry. The shapes
-// are those of the contract's table. The constants in core/kernels-inl.h that say so were chosen by this
-// program: change one, build, and compare the shapes on both sides of the sizes in question (--shape=ROWSxN,K
-// adds one).
+// The names are function/dtype/distribution/ROWSxN,K/instruction set. `entry` is the time per entry. This program chose
+// the constants of ChoosePath in core/cpu/kernels-inl.h and kSampleCost in core/cpu/stream-inl.h. To check one, change
+// it, build, and compare shapes on both sides of the limit. --shape=ROWSxN,K adds a shape.
 
 #include <benchmark/benchmark.h>
 
@@ -23,9 +22,9 @@
 #include <string>
 #include <vector>
 
-#include "core/dtypes.h"
-#include "core/instruction_set.h"
+#include "core/cpu/instruction_set.h"
 #include "core/separate.h"
+#include "core/types.h"
 
 namespace separationfactor {
 namespace {
@@ -58,7 +57,7 @@ const std::vector<Distribution> distributions = {
     {"all_magnitudes", [](auto& rng, int64_t) { return std::ldexp(Normal(rng), static_cast<int>(rng() % 200) - 100); }},
 };
 
-// Memory as TensorFlow's allocator aligns it.
+// Memory with the alignment of TensorFlow's allocator.
 template <class Element>
 class Buffer {
  public:
@@ -123,8 +122,8 @@ void BenchmarkScale(benchmark::State& state, InstructionSet set, Shape shape, Di
   Report(state, shape);
 }
 
-// The usual way: the threshold by nth_element on a copy, then a pass that compares. It neither orders ties nor
-// keeps a bitmask.
+// The common method: nth_element on a copy finds the threshold, and a second pass compares with it. It does not order
+// ties and writes no bitmask.
 template <class T>
 void BenchmarkNthElement(benchmark::State& state, Shape shape, Distribution distribution) {
   const Data<T> data(shape, distribution);

@@ -1,4 +1,4 @@
-// The core on NumPy arrays, without TensorFlow. Validates here, so that the core need not.
+// The Python module separationfactor_core: the core on NumPy arrays, without TensorFlow. Validates all arguments.
 
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
@@ -11,7 +11,8 @@
 #include <thread>
 #include <vector>
 
-#include "core/instruction_set.h"
+#include "core/arguments.h"
+#include "core/cpu/instruction_set.h"
 #include "core/separate.h"
 
 namespace py = pybind11;
@@ -21,7 +22,7 @@ namespace {
 
 std::string Str(const py::handle& object) { return py::cast<std::string>(py::str(object)); }
 
-// bfloat16 is no dtype of NumPy's; ml_dtypes registers the one that TensorFlow and JAX use.
+// NumPy has no bfloat16. ml_dtypes registers the bfloat16 that TensorFlow and JAX use.
 DType DTypeOf(const char* name, const py::array& array) {
   const std::string dtype = Str(array.dtype());
   if (dtype == "float32") return DType::kFloat32;
@@ -39,9 +40,10 @@ void CheckRows(const char* name, const py::array& array) {
     throw py::value_error(std::string(name) + " must have at least one axis. Received: a scalar");
   }
   if ((array.flags() & py::array::c_style) == 0) {
-    throw py::value_error(std::string(name) + " must be C-contiguous, as nothing is copied here. Received: strides " +
+    throw py::value_error(std::string(name) +
+                          " must be C-contiguous, because arrays are not copied. Received: strides " +
                           Str(array.attr("strides")) + " with shape " + ShapeOf(array) +
-                          "; numpy.ascontiguousarray makes a copy that is");
+                          ". numpy.ascontiguousarray makes a contiguous copy");
   }
   if (!array.dtype().attr("isnative").cast<bool>()) {
     throw py::type_error(std::string(name) + " must be in native byte order. Received: " + Str(array.dtype()));
@@ -84,30 +86,31 @@ Score ScoreOf(const std::string& by) {
   throw py::value_error("by must be 'value' or 'magnitude'. Received: '" + by + "'");
 }
 
-// `out` if it was given, after a check that it fits `like`, and a new array like `like` otherwise.
+// Returns `out` if it is given and fits `like`, else a new array with the shape and dtype of `like`.
 py::array OutputLike(const py::array& like, const std::optional<py::array>& out) {
   if (!out) return py::array(like.dtype(), std::vector<py::ssize_t>(like.shape(), like.shape() + like.ndim()));
   CheckLike("out", *out, "its input", like);
-  if (!out->writeable()) throw py::value_error("out must be writeable");
+  if (!out->writeable()) throw py::value_error("out must be writeable. Received: a read-only array");
   return *out;
 }
 
-// The output may be the very input, but shifted over it a row would overwrite what is still to be read.
+// The output may be the input itself. With a partial overlap, a row would overwrite entries that are still to be read.
 void CheckOverlap(const py::array& in, const py::array& out) {
   const auto* first = static_cast<const char*>(in.data());
   const auto* second = static_cast<const char*>(out.data());
   if (first != second && first < second + out.nbytes() && second < first + in.nbytes()) {
-    throw py::value_error("out must be the input itself or not overlap it. Received: arrays that overlap in part");
+    throw py::value_error("out must be the input itself or not overlap it. Received: arrays that overlap partially");
   }
 }
 
-int64_t Rows(const py::array& array) {
-  int64_t rows = 1;
-  for (py::ssize_t axis = 0; axis < array.ndim() - 1; ++axis) rows *= array.shape(axis);
+RowsSpec RowsOf(const char* name, const py::array& array) {
+  RowsSpec rows{DTypeOf(name, array), 1, array.shape(array.ndim() - 1)};
+  for (py::ssize_t axis = 0; axis < array.ndim() - 1; ++axis) rows.rows *= array.shape(axis);
   return rows;
 }
 
-// Splits the work evenly over `threads` threads, for tests and benchmarks: TensorFlow lends the op its pool.
+// A ParallelFor that splits the work evenly over `threads` new threads. For tests and benchmarks: TensorFlow's ops use
+// TensorFlow's thread pool.
 ParallelFor Threads(int threads) {
   if (threads < 1) throw py::value_error("threads must be at least 1. Received: " + std::to_string(threads));
   return [threads](int64_t total, int64_t, const std::function<void(int64_t, int64_t)>& work) {
@@ -124,24 +127,15 @@ ParallelFor Threads(int threads) {
 py::tuple SeparateArray(const py::array& x, int64_t k, double separation, double suppression, const std::string& by,
                         const std::optional<py::array>& out, int threads) {
   CheckRows("x", x);
-  SeparateArgs args{};
-  args.dtype = DTypeOf("x", x);
-  args.score = ScoreOf(by);
-  args.rows = Rows(x);
-  args.n = x.shape(x.ndim() - 1);
-  args.k = k;
-  args.separation = separation;
-  args.suppression = suppression;
-  if (k < 0 || k > args.n) {
-    throw py::value_error("k must be in [0, n]. Received: k = " + std::to_string(k) +
-                          ", n = " + std::to_string(args.n));
-  }
+  const RowsSpec rows = RowsOf("x", x);
+  const Score score = ScoreOf(by);
+  const std::string error = CheckK(k, rows.n);
+  if (!error.empty()) throw py::value_error(error);
   py::array y = OutputLike(x, out);
   CheckOverlap(x, y);
   py::array_t<uint8_t> selected(BitmaskShape(x));
-  args.x = x.data();
-  args.y = y.mutable_data();
-  args.selected = selected.mutable_data();
+  auto args = MakeSeparateArgs<SeparateArgs>(rows, score, k, separation, suppression, x.data(), y.mutable_data(),
+                                             selected.mutable_data());
   args.threads = threads;
   const ParallelFor parallel_for = Threads(threads);
   if (x.size() > 0) {
@@ -155,17 +149,11 @@ py::array ScaleSelectedArray(const py::array& v, const py::array& selected, doub
                              const std::optional<py::array>& out, int threads) {
   CheckRows("v", v);
   CheckBitmask(selected, v);
-  ScaleSelectedArgs args{};
-  args.dtype = DTypeOf("v", v);
-  args.rows = Rows(v);
-  args.n = v.shape(v.ndim() - 1);
-  args.separation = separation;
-  args.suppression = suppression;
+  const RowsSpec rows = RowsOf("v", v);
   py::array result = OutputLike(v, out);
   CheckOverlap(v, result);
-  args.v = v.data();
-  args.selected = static_cast<const uint8_t*>(selected.data());
-  args.out = result.mutable_data();
+  auto args = MakeScaleSelectedArgs<ScaleSelectedArgs>(rows, separation, suppression, v.data(), selected.data(),
+                                                       result.mutable_data());
   args.threads = threads;
   const ParallelFor parallel_for = Threads(threads);
   if (v.size() > 0) {
@@ -179,13 +167,7 @@ py::tuple SumSelectedArrays(const py::array& u, const py::array& v, const py::ar
   CheckRows("u", u);
   CheckLike("v", v, "u", u);
   CheckBitmask(selected, u);
-  SumSelectedArgs args{};
-  args.dtype = DTypeOf("u", u);
-  args.rows = Rows(u);
-  args.n = u.shape(u.ndim() - 1);
-  args.u = u.data();
-  args.v = v.data();
-  args.selected = static_cast<const uint8_t*>(selected.data());
+  const auto args = MakeSumSelectedArgs<SumSelectedArgs>(RowsOf("u", u), u.data(), v.data(), selected.data());
   const ParallelFor parallel_for = Threads(threads);
   SelectedSums sums;
   {
@@ -216,97 +198,95 @@ std::string SetInstructionSetByName(const std::string& name) {
 
 PYBIND11_MODULE(separationfactor_core, module) {
   module.doc() =
-      "separationfactor's kernels on NumPy arrays, without TensorFlow. Rows lie along the last axis; arrays are "
-      "C-contiguous, float32, float64, float16 or (of ml_dtypes) bfloat16, and are never copied.";
+      "The kernels of separationfactor on NumPy arrays, without TensorFlow. Rows lie along the last axis. Arrays must "
+      "be C-contiguous and of dtype float32, float64, float16 or bfloat16 (ml_dtypes). They are never copied.";
   using namespace py::literals;
   module.def("separate", &SeparateArray, "x"_a.noconvert(), py::kw_only(), "k"_a = 1, "separation"_a = 1.0,
              "suppression"_a = 0.0, "by"_a = "value", "out"_a = py::none(), "threads"_a = 1, R"doc(
 Multiplies the k greatest entries of each row by `separation` and the others by `suppression`.
 
 Args:
-    x: Array of at least one axis; rows lie along the last, of n entries.
-    k: How many entries of each row are selected, in [0, n].
+    x: Array of at least one axis. Rows lie along the last axis, which has n entries.
+    k: The number of selected entries per row, in [0, n].
     separation: The factor of the selected entries.
     suppression: The factor of the others.
-    by: What entries are ranked by, "value" or "magnitude".
-    out: Where to write the result; may be `x`.
-    threads: How many threads share the rows.
+    by: The score that ranks entries, "value" or "magnitude".
+    out: The array that receives the result. May be `x`.
+    threads: The number of threads.
 
 Returns:
     The result, of x's shape and dtype, and the bitmask of the selected entries, uint8 of shape
-    x.shape[:-1] + (ceil(n / 8),): entry i is bit i % 8 of byte i // 8.
+    x.shape[:-1] + (ceil(n / 8),). Entry i is bit i % 8 of byte i // 8.
 
 Raises:
-    TypeError: For a dtype other than those four.
-    ValueError: For an array that is not C-contiguous, a k outside [0, n], or an `out` that does not fit.
+    TypeError: If the dtype is not float32, float64, float16 or bfloat16.
+    ValueError: If an array is not C-contiguous, k is out of range, or `out` does not fit.
 )doc");
   module.def("scale_selected", &ScaleSelectedArray, "v"_a.noconvert(), "selected"_a.noconvert(), py::kw_only(),
              "separation"_a = 1.0, "suppression"_a = 0.0, "out"_a = py::none(), "threads"_a = 1, R"doc(
 Multiplies the selected entries of each row by `separation` and the others by `suppression`.
 
-This is the gradient of `separate` with respect to x, where v is the gradient of its result.
+With v as the gradient of the result of `separate`, this is its gradient with respect to x.
 
 Args:
-    v: Array of at least one axis; rows lie along the last.
+    v: Array of at least one axis. Rows lie along the last axis.
     selected: The bitmask that `separate` returned.
     separation: The factor of the selected entries.
     suppression: The factor of the others.
-    out: Where to write the result; may be `v`.
-    threads: How many threads share the rows.
+    out: The array that receives the result. May be `v`.
+    threads: The number of threads.
 
 Returns:
     The result, of v's shape and dtype.
 
 Raises:
-    TypeError: For a dtype `separate` does not take.
-    ValueError: For an array that is not C-contiguous or does not fit the others.
+    TypeError: If `separate` does not accept the dtype.
+    ValueError: If an array is not C-contiguous or does not fit the others.
 )doc");
   module.def("sum_selected", &SumSelectedArrays, "u"_a.noconvert(), "v"_a.noconvert(), "selected"_a.noconvert(),
              py::kw_only(), "threads"_a = 1, R"doc(
 Sums u * v over the selected entries and over the others, in float64 and in a fixed order.
 
-These are the gradients of `separate` with respect to its factors, where u is the gradient of its result
-and v is x.
+With u as the gradient of the result of `separate` and v as x, these are its gradients with respect to the factors.
 
 Args:
     u: Array of at least one axis; rows lie along the last.
     v: Array of u's shape and dtype.
     selected: The bitmask that `separate` returned.
-    threads: How many threads share the elements.
+    threads: The number of threads.
 
 Returns:
     Both sums, as floats.
 
 Raises:
-    TypeError: For a dtype `separate` does not take.
-    ValueError: For an array that is not C-contiguous or does not fit the others.
+    TypeError: If `separate` does not accept the dtype.
+    ValueError: If an array is not C-contiguous or does not fit the others.
 )doc");
   module.def("instruction_set", [] { return std::string(InstructionSetName(CurrentInstructionSet())); }, R"doc(
-Tells which instruction set this module's functions use. Results do not depend on it.
+Returns the name of the instruction set that this module uses. Results do not depend on it.
 
 Returns:
-    Its name: the last of `instruction_sets()`, unless the environment variable SEPARATIONFACTOR_INSTRUCTION_SET
-    names another.
+    The last of `instruction_sets()`, unless the environment variable SEPARATIONFACTOR_INSTRUCTION_SET names another.
 )doc");
   module.def("instruction_sets", &InstructionSetNames, R"doc(
-Lists the instruction sets that this build has and this CPU supports.
+Lists the instruction sets that this build contains and this CPU supports.
 
 Returns:
-    Their names, slowest first: "baseline" and, on x86-64, "avx2" and "avx512".
+    Names, slowest first: "baseline" and, on x86-64, "avx2" and "avx512".
 )doc");
   module.def("set_instruction_set", &SetInstructionSetByName, "name"_a, R"doc(
-Switches this module's functions to another instruction set, for tests and benchmarks.
+Switches this module to another instruction set, for tests and benchmarks.
 
-TensorFlow's ops have a setting of their own, which follows the environment variable alone.
+This does not affect TensorFlow's ops, which follow only the environment variable.
 
 Args:
     name: One of `instruction_sets()`.
 
 Returns:
-    The name of the one used before.
+    The name of the previous instruction set.
 
 Raises:
-    ValueError: For any other name.
+    ValueError: If the name is not one of them.
 )doc");
 }
 

@@ -1,20 +1,21 @@
-// The ops' kernels, the same for every device: they validate, allocate, and leave the computing to the device.
+// The ops' kernels, written once for all devices. They validate, allocate and call the device.
 //
 // A Device is a class with three static functions:
 //
 //   template <class T>
-//   static absl::Status Separate(OpKernelContext* context, Score score, Rows shape, int64_t k,
+//   static absl::Status Separate(OpKernelContext* context, const RowsSpec& rows, Score score, int64_t k,
 //                                const FactorInput& separation, const FactorInput& suppression, const Tensor& x,
 //                                Tensor* y, Tensor* selected);
 //   template <class T>
-//   static absl::Status ScaleSelected(OpKernelContext* context, Rows shape, const Tensor& v, const Tensor& selected,
-//                                     const Tensor& separation, const Tensor& suppression, Tensor* out);
+//   static absl::Status ScaleSelected(OpKernelContext* context, const RowsSpec& rows, const Tensor& v,
+//                                     const Tensor& selected, const Tensor& separation, const Tensor& suppression,
+//                                     Tensor* out);
 //   template <class T>
-//   static absl::Status SumSelected(OpKernelContext* context, Rows shape, const Tensor& u, const Tensor& v,
+//   static absl::Status SumSelected(OpKernelContext* context, const RowsSpec& rows, const Tensor& u, const Tensor& v,
 //                                   const Tensor& selected, Tensor* selected_sum, Tensor* others_sum);
 //
-// Separate and ScaleSelected are not called for empty tensors. k is in host memory on every device, so that one that
-// is out of range is an error of the op; the other tensors are where the device has them.
+// Separate and ScaleSelected are not called for empty tensors. k is in host memory on every device, so the op can
+// report a k out of range. The other tensors are in the device's memory.
 
 #ifndef SEPARATIONFACTOR_TENSORFLOW_KERNELS_INL_H_
 #define SEPARATIONFACTOR_TENSORFLOW_KERNELS_INL_H_
@@ -23,12 +24,13 @@
 #include <string>
 
 #include "absl/status/status.h"
+#include "core/arguments.h"
 #include "core/separate.h"
-#include "tensorflow/arguments.h"
 #include "tensorflow/core/framework/op_kernel.h"
 #include "tensorflow/core/framework/tensor.h"
 #include "tensorflow/core/framework/tensor_shape.h"
 #include "tensorflow/core/framework/types.h"
+#include "tensorflow/validation.h"
 
 namespace separationfactor {
 namespace {
@@ -48,7 +50,7 @@ constexpr DType kDType<::tensorflow::bfloat16> = DType::kBFloat16;
 template <>
 constexpr DType kDType<Eigen::half> = DType::kFloat16;
 
-// A factor: a scalar that is where the device has its tensors or, without one, a number.
+// A factor: a scalar tensor in the device's memory or, if `tensor` is null, a number.
 struct FactorInput {
   const Tensor* tensor;
   double value = 0;
@@ -57,7 +59,7 @@ struct FactorInput {
 absl::Status ReadK(const Tensor& tensor, int64_t n, int64_t* k) {
   TF_RETURN_IF_ERROR(CheckScalar("k", tensor.shape()));
   *k = tensor.dtype() == ::tensorflow::DT_INT32 ? tensor.scalar<int32_t>()() : tensor.scalar<int64_t>()();
-  return CheckK(*k, n);
+  return CheckKInRange(*k, n);
 }
 
 template <class Device, class T>
@@ -76,16 +78,16 @@ class SeparateOp : public OpKernel {
     OP_REQUIRES_OK(context, CheckRows("x", x.shape()));
     OP_REQUIRES_OK(context, CheckScalar("separation", separation.shape()));
     OP_REQUIRES_OK(context, CheckScalar("suppression", suppression.shape()));
-    const Rows shape = RowsOf(x.shape());
+    const RowsSpec rows = RowsOf(x.shape(), kDType<T>);
     int64_t k;
-    OP_REQUIRES_OK(context, ReadK(context->input(1), shape.n, &k));
+    OP_REQUIRES_OK(context, ReadK(context->input(1), rows.n, &k));
 
     Tensor* y = nullptr;
     Tensor* selected = nullptr;
     OP_REQUIRES_OK(context, context->forward_input_or_allocate_output({0}, 0, x.shape(), &y));
     OP_REQUIRES_OK(context, context->allocate_output(1, BitmaskShape(x.shape()), &selected));
     if (x.NumElements() == 0) return;
-    OP_REQUIRES_OK(context, Device::template Separate<T>(context, score_, shape, k, FactorInput{&separation},
+    OP_REQUIRES_OK(context, Device::template Separate<T>(context, rows, score_, k, FactorInput{&separation},
                                                          FactorInput{&suppression}, x, y, selected));
   }
 
@@ -93,7 +95,7 @@ class SeparateOp : public OpKernel {
   Score score_;
 };
 
-// What SeparateOp does, but by value alone and for callers who will ask for no gradient.
+// Same as SeparateOp, but by value only and without an output for the gradient.
 template <class Device, class T>
 class SeparateWithoutGradientOp : public OpKernel {
  public:
@@ -102,19 +104,19 @@ class SeparateWithoutGradientOp : public OpKernel {
   void Compute(OpKernelContext* context) override {
     const Tensor& x = context->input(0);
     OP_REQUIRES_OK(context, CheckRows("x", x.shape()));
-    const Rows shape = RowsOf(x.shape());
+    const RowsSpec rows = RowsOf(x.shape(), kDType<T>);
     int64_t k;
     FactorInput separation{nullptr}, suppression{nullptr};
     OP_REQUIRES_OK(context,
-                   ReadScalars(context->input(1), kDType<T>, shape.n, &k, &separation.value, &suppression.value));
+                   ReadScalars(context->input(1), kDType<T>, rows.n, &k, &separation.value, &suppression.value));
 
     Tensor* y = nullptr;
     Tensor selected;
     OP_REQUIRES_OK(context, context->forward_input_or_allocate_output({0}, 0, x.shape(), &y));
     OP_REQUIRES_OK(context, context->allocate_temp(::tensorflow::DT_UINT8, BitmaskShape(x.shape()), &selected));
     if (x.NumElements() == 0) return;
-    OP_REQUIRES_OK(context, Device::template Separate<T>(context, Score::kValue, shape, k, separation, suppression, x,
-                                                         y, &selected));
+    OP_REQUIRES_OK(context, Device::template Separate<T>(context, rows, Score::kValue, k, separation, suppression, x, y,
+                                                         &selected));
   }
 };
 
@@ -136,8 +138,8 @@ class ScaleSelectedOp : public OpKernel {
     Tensor* out = nullptr;
     OP_REQUIRES_OK(context, context->forward_input_or_allocate_output({0}, 0, v.shape(), &out));
     if (v.NumElements() == 0) return;
-    OP_REQUIRES_OK(context, Device::template ScaleSelected<T>(context, RowsOf(v.shape()), v, selected, separation,
-                                                              suppression, out));
+    OP_REQUIRES_OK(context, Device::template ScaleSelected<T>(context, RowsOf(v.shape(), kDType<T>), v, selected,
+                                                              separation, suppression, out));
   }
 };
 
@@ -158,12 +160,12 @@ class SumSelectedOp : public OpKernel {
     Tensor* others_sum = nullptr;
     OP_REQUIRES_OK(context, context->allocate_output(0, TensorShape({}), &selected_sum));
     OP_REQUIRES_OK(context, context->allocate_output(1, TensorShape({}), &others_sum));
-    OP_REQUIRES_OK(
-        context, Device::template SumSelected<T>(context, RowsOf(u.shape()), u, v, selected, selected_sum, others_sum));
+    OP_REQUIRES_OK(context, Device::template SumSelected<T>(context, RowsOf(u.shape(), kDType<T>), u, v, selected,
+                                                            selected_sum, others_sum));
   }
 };
 
-// Registers the kernels of a device, a Device as above and TensorFlow's name of it, for a type and for all.
+// Registers the kernels of a device for one type, and for all types. NAME is TensorFlow's name of the device.
 #define REGISTER_KERNELS(DEVICE, NAME, T)                                                                         \
   REGISTER_KERNEL_BUILDER(Name("SeparationFactor>Separate").Device(NAME).HostMemory("k").TypeConstraint<T>("T"),  \
                           SeparateOp<DEVICE, T>);                                                                 \

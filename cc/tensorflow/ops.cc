@@ -1,10 +1,11 @@
-// The ops as TensorFlow knows them: names, types and shapes. What they compute stands in core/separate.h.
+// Registers the ops: names, types, shapes and documentation. core/separate.h defines what they compute.
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "tensorflow/core/framework/common_shape_fns.h"
 #include "tensorflow/core/framework/op.h"
 #include "tensorflow/core/framework/shape_inference.h"
+#include "tensorflow/scalars.h"
 
 namespace separationfactor {
 namespace {
@@ -19,7 +20,7 @@ absl::Status Scalars(InferenceContext* c, int first, int last) {
   return absl::OkStatus();
 }
 
-// The bitmask of rows of shape `x`: x's leading dimensions, then one byte for every 8 entries.
+// Sets `bitmask` to the shape of the bitmask: the leading dimensions of x, then one byte for every 8 entries.
 absl::Status BitmaskShape(InferenceContext* c, ShapeHandle x, ShapeHandle* bitmask) {
   if (!c->RankKnown(x)) {
     *bitmask = c->UnknownShape();
@@ -31,7 +32,7 @@ absl::Status BitmaskShape(InferenceContext* c, ShapeHandle x, ShapeHandle* bitma
   return c->ReplaceDim(x, -1, bytes, bitmask);
 }
 
-// Fails where `selected` cannot be the bitmask of rows of shape `x`.
+// Returns an error if `selected` cannot be the bitmask of rows of shape `x`.
 absl::Status MatchBitmask(InferenceContext* c, ShapeHandle x, ShapeHandle selected) {
   ShapeHandle bitmask;
   TF_RETURN_IF_ERROR(BitmaskShape(c, x, &bitmask));
@@ -61,7 +62,7 @@ absl::Status SeparateShape(InferenceContext* c) {
 absl::Status SeparateWithoutGradientShape(InferenceContext* c) {
   ShapeHandle x, scalars;
   TF_RETURN_IF_ERROR(c->WithRankAtLeast(c->input(0), 1, &x));
-  TF_RETURN_IF_ERROR(c->Merge(c->input(1), c->Vector(9), &scalars));
+  TF_RETURN_IF_ERROR(c->Merge(c->input(1), c->Vector(kScalarsSize), &scalars));
   c->set_output(0, x);
   return absl::OkStatus();
 }
@@ -103,17 +104,17 @@ REGISTER_OP("SeparationFactor>Separate")
 Multiplies the k greatest entries of each row by one factor and the others by another.
 
 x: Rows along the last axis.
-k: How many entries of a row are selected, a scalar in [0, n].
+k: The number of selected entries per row, a scalar in [0, n].
 separation: The factor of the selected entries, a scalar.
 suppression: The factor of the others, a scalar.
 y: The rows, each entry multiplied by its factor.
 selected: A bitmask of the selected entries: entry i of a row is bit i % 8 of the row's byte i / 8.
-by: What entries are ranked by: their value or their magnitude.
-factor_gradients: Whether the gradient with respect to the factors is wanted. Without it backward keeps
-  nothing but the bitmask.
+by: The score that ranks entries: their value or their magnitude.
+factor_gradients: Whether to compute gradients with respect to the factors. If false, backward keeps only the
+  bitmask.
 )doc");
 
-// On a small tensor the dispatch is most of an eager call, and each input and output a part of it.
+// For small tensors, dispatch dominates an eager call, and each input and output adds to it. This op has few of them.
 REGISTER_OP("SeparationFactor>SeparateWithoutGradient")
     .Input("x: T")
     .Input("scalars: double")
@@ -121,10 +122,10 @@ REGISTER_OP("SeparationFactor>SeparateWithoutGradient")
     .Attr("T: {float, double, bfloat16, half}")
     .SetShapeFn(SeparateWithoutGradientShape)
     .Doc(R"doc(
-Computes y as Separate does, by value, and keeps nothing for a gradient.
+Computes y as Separate does, by value, without outputs for a gradient.
 
 x: Rows along the last axis.
-scalars: k, and separation and suppression as each type of x rounds them, in the order of types above.
+scalars: k, then separation and suppression once for each type T, rounded to that type, in the order of T above.
 y: The rows, each entry multiplied by its factor.
 )doc");
 
@@ -140,14 +141,14 @@ REGISTER_OP("SeparationFactor>ScaleSelected")
     .Doc(R"doc(
 Multiplies the selected entries of each row by one factor and the others by another.
 
-The gradient of Separate with respect to x, and its own with respect to v.
+The gradient of Separate with respect to x, and of ScaleSelected with respect to v.
 
 v: Rows along the last axis.
-selected: The bitmask that Separate made.
+selected: The bitmask that Separate returned.
 separation: The factor of the selected entries, a scalar.
 suppression: The factor of the others, a scalar.
 out: The rows, each entry multiplied by its factor.
-factor_gradients: Whether the gradient with respect to the factors is wanted.
+factor_gradients: Whether to compute gradients with respect to the factors.
 )doc");
 
 REGISTER_OP("SeparationFactor>SumSelected")
@@ -161,11 +162,11 @@ REGISTER_OP("SeparationFactor>SumSelected")
     .Doc(R"doc(
 Sums u * v over the selected entries and over the others.
 
-The gradient of Separate and of ScaleSelected with respect to their factors.
+The gradient of Separate and of ScaleSelected with respect to the factors.
 
 u: Rows along the last axis.
 v: Rows of the same shape.
-selected: The bitmask that Separate made.
+selected: The bitmask that Separate returned.
 selected_sum: The sum of u * v over the selected entries, a scalar.
 others_sum: The sum of u * v over the others, a scalar.
 )doc");

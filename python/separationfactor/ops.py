@@ -239,7 +239,7 @@ def check_score(by: Any) -> str:
 def _scalars(k: int, separation: float, suppression: float) -> tf.Tensor:
     """Returns the scalars as one tensor, which SeparateWithoutGradient accepts for an x of any dtype."""
     with tf.device("CPU"):
-        # Rounded to each dtype in the way that `tf.constant` rounds everywhere else.
+        # Each dtype rounds the factors as `tf.constant` does. cc/tensorflow/scalars.h has the same order.
         factors = [tf.constant([separation, suppression], dtype).numpy() for dtype in DTYPES]
         return tf.constant(np.concatenate([[k], *factors], dtype=np.float64))
 

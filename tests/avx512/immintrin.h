@@ -1,5 +1,5 @@
-// Stands in for the compiler's header where the AVX-512 kernels are compiled for a processor without AVX-512: what
-// cc/core uses, by Intel's names, in loops after Intel's Intrinsics Guide.
+// Replaces the compiler's header when the AVX-512 kernels are compiled for a CPU without AVX-512. Implements the
+// intrinsics that cc/core/cpu uses as loops, following Intel's Intrinsics Guide.
 
 #ifndef SEPARATIONFACTOR_TESTS_AVX512_IMMINTRIN_H_
 #define SEPARATIONFACTOR_TESTS_AVX512_IMMINTRIN_H_
@@ -84,7 +84,7 @@ Vec Compress(uint64_t mask, const Vec& vec) {
   return compressed;
 }
 
-// Masked lanes are not touched: they may lie beyond what is allocated, or be another thread's.
+// Masked lanes are not accessed. They may lie outside the allocation or belong to another thread.
 template <class Lane, class Vec>
 Vec Load(uint64_t mask, const void* from) {
   Lanes<Lane, Vec> lanes;
@@ -122,7 +122,7 @@ __m512i Insert(__m512i vec, const Part& part, int index) {
   std::memcpy(reinterpret_cast<char*>(&vec) + index * sizeof(part), &part, sizeof(part));
   return vec;
 }
-// The upper lanes of such a cast are undefined: here they are what nobody expects.
+// The upper lanes of such a cast are undefined. Here they hold garbage.
 template <class Part>
 __m512i Widen(const Part& part) {
   __m512i vec;
@@ -140,7 +140,7 @@ ToVec Convert(const FromVec& vec) {
   return to;
 }
 
-// Of each 16 bytes: the lanes of a, then those of b, saturated.
+// Within each 16 bytes: the lanes of a, then those of b, with saturation.
 inline __m512i Pack(const __m512i& a, const __m512i& b) {
   const Lanes<int32_t, __m512i> left(a), right(b);
   Lanes<int16_t, __m512i> packed;

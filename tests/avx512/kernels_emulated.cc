@@ -1,9 +1,9 @@
-// The AVX-512 kernels for a processor that has AVX2 alone; <immintrin.h> is the one beside this file.
+// The AVX-512 kernels for a CPU with AVX2. <immintrin.h> is the emulation in this folder.
 
 #include <cstring>
 
-#include "core/kernels_avx512.cc"
+#include "core/cpu/kernels_avx512.cc"
 
-// What picks the kernels is told that the processor has AVX-512. (A macro is not expanded in its own expansion.)
+// Makes instruction_set.cc believe that the CPU has AVX-512. (A macro is not expanded within its own expansion.)
 #define __builtin_cpu_supports(feature) (std::strncmp(feature, "avx512", 6) == 0 || __builtin_cpu_supports(feature))
-#include "core/instruction_set.cc"
+#include "core/cpu/instruction_set.cc"

@@ -1,5 +1,5 @@
-// The contract in slow, obvious C++, and rows that have broken top-k kernels. It shares nothing with the kernels but
-// the conversions of dtypes.h: scores in float64, a stable sort, one product at a time.
+// An oracle in slow, simple C++: scores in float64, a stable sort, one product at a time. It shares only the
+// conversions of types.h with the kernels. Also has distributions of rows that have broken top-k kernels.
 
 #ifndef SEPARATIONFACTOR_TESTS_CORE_CORE_ORACLE_H_
 #define SEPARATIONFACTOR_TESTS_CORE_CORE_ORACLE_H_
@@ -15,8 +15,8 @@
 #include <random>
 #include <vector>
 
-#include "core/dtypes.h"
 #include "core/separate.h"
+#include "core/types.h"
 
 #define CHECK(condition, ...)                                                            \
   do {                                                                                   \
@@ -36,7 +36,7 @@ double ToDouble(typename T::Bits bits) {
   return static_cast<double>(T::ToNumber(bits));
 }
 
-// The smallest normal number below which a score is zero.
+// Scores with a smaller magnitude count as zero.
 template <class T>
 double Tiny() {
   if (!T::kDenormalsAreZero) return 0;
@@ -44,7 +44,7 @@ double Tiny() {
                                        : static_cast<double>(std::numeric_limits<float>::min());
 }
 
-// The entries of a row, best first.
+// Returns the indices of a row's entries, greatest score first.
 template <class T>
 std::vector<int64_t> OrderOracle(const typename T::Bits* row, int64_t n, Score score) {
   std::vector<double> rank(n);
@@ -62,14 +62,14 @@ std::vector<int64_t> OrderOracle(const typename T::Bits* row, int64_t n, Score s
   return order;
 }
 
-// The product rounded once; the core may flush what is denormal.
+// Whether `actual` is the product, rounded once. The core may flush denormals.
 template <class T>
 bool IsProduct(typename T::Bits actual, typename T::Bits x, double factor) {
   using Number = typename T::Number;
   using Bits = typename T::Bits;
-  // A denormal factor is zero.
+  // A denormal factor counts as zero.
   if (std::abs(factor) < std::numeric_limits<Number>::min()) return actual == 0;
-  // A denormal that counts as zero makes NaN with infinity.
+  // A denormal that counts as zero times infinity is NaN.
   if (std::isinf(factor) && std::abs(ToDouble<T>(x)) < Tiny<T>()) return std::isnan(T::ToNumber(actual));
   const Number product = T::ToNumber(x) * static_cast<Number>(factor);
   if (std::isnan(product)) return std::isnan(T::ToNumber(actual));
@@ -120,7 +120,7 @@ std::vector<Distribution<T>> Distributions() {
       {"specials", [=](auto& rng, int64_t) { return specials[rng() % specials.size()]; }},
       {"any denormals",
        [=](auto& rng, int64_t) {
-         // float16's are ordinary numbers.
+         // For float16 these are ordinary numbers.
          const auto bits = static_cast<Bits>(rng() & ~T::kExponent);
          return rng() % 5 ? bits : number(std::normal_distribution<double>()(rng));
        }},
@@ -128,7 +128,7 @@ std::vector<Distribution<T>> Distributions() {
   };
 }
 
-// Numbers that lie where they do in the row for a reason.
+// Distributions whose values depend on the position in the row.
 template <class T>
 std::vector<Distribution<T>> LongDistributions(int64_t n) {
   using Bits = typename T::Bits;
@@ -174,7 +174,7 @@ std::vector<Distribution<T>> LongDistributions(int64_t n) {
   return distributions;
 }
 
-// Rows and what a kernel makes of them, at any alignment and with dirt around.
+// A buffer at any alignment, with guard elements on both sides.
 template <class T>
 class Buffer {
  public:

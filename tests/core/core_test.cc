@@ -1,4 +1,4 @@
-// The core against the oracle, on every instruction set. Prints the state of the first failure and ends.
+// Compares the core with the oracle on every instruction set. Ends at the first failure and prints its state.
 
 #include <algorithm>
 #include <cmath>
@@ -12,9 +12,9 @@
 #include <thread>
 #include <vector>
 
-#include "core/dtypes.h"
-#include "core/instruction_set.h"
+#include "core/cpu/instruction_set.h"
 #include "core/separate.h"
+#include "core/types.h"
 #include "core_oracle.h"
 
 namespace separationfactor {
@@ -39,7 +39,7 @@ struct Factors {
   double separation, suppression;
 };
 
-// Runs the rows on every instruction set, with outputs apart and in place, and compares with the oracle.
+// Runs the rows on every instruction set, in place and out of place, and compares with the oracle.
 template <class T>
 void CheckRows(const std::string& what, Buffer<T>& x, int64_t rows, int64_t n, int64_t k, Score score, Factors factors,
                const std::vector<std::vector<int64_t>>& orders, int threads, std::mt19937_64& rng) {
@@ -126,7 +126,7 @@ void TestSeparate(const char* dtype) {
   }
 }
 
-// Kernels for short rows take several at a time.
+// The kernels for short rows process several rows at a time.
 template <class T>
 void TestManyShortRows(const char* dtype) {
   std::mt19937_64 rng(2);
@@ -137,7 +137,7 @@ void TestManyShortRows(const char* dtype) {
                            rng);
     }
   }
-  // Of these there are kernels for each number of columns.
+  // RowsInRegisters has a kernel for each number of columns.
   for (int64_t n = 3; n <= 17; ++n) {
     std::vector<int64_t> ks(n - 1);
     std::iota(ks.begin(), ks.end(), 1);
@@ -168,7 +168,7 @@ void TestLongRows(const char* dtype) {
   }
 }
 
-// Fewer rows than threads: these share a row.
+// With fewer rows than threads, long rows are split among threads.
 template <class T>
 void TestSplitRows(const char* dtype) {
   std::mt19937_64 rng(5);
@@ -187,7 +187,7 @@ void TestSplitRows(const char* dtype) {
   }
 }
 
-// Factors of every kind, on numbers of every kind: the same bits from all instruction sets.
+// Factors and entries with all special values give the same bits on all instruction sets.
 template <class T>
 void TestFactors(const char* dtype) {
   std::mt19937_64 rng(4);
@@ -254,8 +254,8 @@ void TestSumSelected(const char* dtype) {
   }
 }
 
-// Every number of a half type survives the way to float32 and back, and whatever lies between two neighbours
-// rounds to the nearer, or to the even one.
+// Every number of a half type converts to float32 and back unchanged. A number between two neighbours rounds to the
+// nearer one, and the midpoint to the even one.
 template <class T>
 void TestHalfConversions(const char* dtype) {
   for (uint32_t bits = 0; bits < 0x10000; ++bits) {
@@ -270,7 +270,7 @@ void TestHalfConversions(const char* dtype) {
     const bool is_finite = (half & 0x7FFF) < T::kExponent;
     if (!is_finite || bits >> 15) continue;
     const auto next = static_cast<uint16_t>(half + 1);
-    // Above the greatest finite number lies what would be the next one, were there one.
+    // Beyond the greatest finite number the step continues as if there were a next number.
     const bool next_is_finite = next < T::kExponent;
     const double step = next_is_finite ? ToDouble<T>(next) - ToDouble<T>(half)
                                        : ToDouble<T>(half) - ToDouble<T>(static_cast<uint16_t>(half - 1));

@@ -1,7 +1,7 @@
-// The CUDA kernels against the oracle and, bit for bit, against the CPU's results: run by the emulator (tests/simt),
-// and as cuda_test_on_card by a card. Prints the state of the first failure and ends; with 77 where there is no card.
+// Compares the CUDA kernels with the oracle and, bit for bit, with the CPU's results. cuda_test runs on the emulator
+// (tests/simt), cuda_test_on_card on a GPU. Ends at the first failure and prints its state. Exit status 77: no GPU.
 //
-//     cuda_test [DTYPE [FRACTION]]    of one dtype alone; about this fraction of the cases
+//     cuda_test [DTYPE [FRACTION]]    only one dtype; about this fraction of the cases
 
 #include <algorithm>
 #include <cmath>
@@ -18,8 +18,8 @@
 #include "core/core_oracle.h"
 #include "core/cuda/plan.h"
 #include "core/cuda/separate_cuda.h"
-#include "core/dtypes.h"
 #include "core/separate.h"
+#include "core/types.h"
 #include "simt/simt.h"
 
 namespace separationfactor {
@@ -28,8 +28,8 @@ namespace {
 double fraction = 1;
 int64_t cases_run = 0;
 
-// The card that there is, the attributes of an H100, which are the emulator's, and those of cards so small that few
-// entries take the paths for many.
+// The attributes of this GPU, of an H100 (the emulator's), and of GPUs so small that few entries take the paths for
+// long rows.
 cuda::Device card;
 constexpr cuda::Device kH100 = {132, 227 * 1024, INT32_MAX};
 constexpr cuda::Device kSmall = {2, 12 * 1024, 3};
@@ -39,7 +39,7 @@ const ParallelFor kThisThread = [](int64_t total, int64_t, const std::function<v
   if (total > 0) work(0, total);
 };
 
-// Where a scalar lies.
+// The memory of a scalar.
 enum class Place { kHost, kDevice, kDeviceInt64 };
 
 template <class T>
@@ -66,7 +66,7 @@ struct Case {
   }
 };
 
-// A part of device memory that holds rows.
+// Rows in device memory.
 template <class T>
 class DeviceRows {
  public:
@@ -116,7 +116,7 @@ struct DeviceK {
   }
 };
 
-// Scratch as full of dirt as the emulator can make it.
+// Scratch, uninitialized.
 struct Scratch {
   simt::Memory memory;
   explicit Scratch(int64_t bytes) : memory("scratch", bytes, 2) {}
@@ -128,7 +128,7 @@ struct Scratch {
     CHECK(failure.empty() && found.empty(), "%s: %s; %s", (__VA_ARGS__), failure.c_str(), found.c_str()); \
   } while (false)
 
-// Runs one case and compares its bitmask with the oracle's, and y and the scaled rows with the CPU's bits.
+// Runs one case. Compares the bitmask with the oracle's, and y and the scaled rows with the CPU's bits.
 template <class T>
 void Check(const Case<T>& c, const std::vector<typename T::Bits>& rows,
            const std::vector<std::vector<int64_t>>& orders) {
@@ -163,7 +163,7 @@ void Check(const Case<T>& c, const std::vector<typename T::Bits>& rows,
           byte % bytes * 8, bitmask[byte], expected[byte]);
   }
 
-  // The CPU's factors, as the dtype has them.
+  // The factors rounded to the dtype.
   const auto rounded = [](double factor) {
     return ToDouble<T>(T::FromNumber(static_cast<typename T::Number>(factor)));
   };
@@ -200,7 +200,7 @@ std::vector<typename T::Bits> MakeRows(const Distribution<T>& distribution, int6
   return x;
 }
 
-// Everything that the caller does not say is drawn.
+// Runs cases with random k, score, factors, places and alignments.
 template <class T>
 void CheckDistribution(const char* dtype, const Distribution<T>& distribution, const cuda::Device& device, int64_t rows,
                        int64_t n, std::mt19937_64& rng) {
@@ -223,7 +223,8 @@ void CheckDistribution(const char* dtype, const Distribution<T>& distribution, c
   }
 }
 
-// Every length with a few distributions, and every distribution at a few lengths, on what device takes them this path.
+// Runs every length with a few distributions and every distribution with a few lengths, on a device for which they take
+// this path.
 template <class T>
 void CheckPath(const char* dtype, cuda::Path path, const cuda::Device& device, const std::vector<int64_t>& lengths,
                const std::vector<int64_t>& row_counts, int repeats, std::mt19937_64& rng) {
@@ -265,11 +266,12 @@ void TestPaths(const char* dtype) {
   CheckPath<T>(dtype, Path::kWarp, kSmallest, warp_lengths, {9, 33, 70}, 1, rng);
   CheckPath<T>(dtype, Path::kBlock, card, block_lengths, {1, 2, 3}, 4, rng);
   CheckPath<T>(dtype, Path::kBlock, {2, card.shared_bytes, 2}, block_lengths, {3, 5}, 1, rng);
-  // Of all types, rows of more than 2,000 are too long for 12 KB.
+  // For every dtype, rows of more than 2,000 entries exceed 12 KB with the counts.
   const std::vector<int64_t> split_lengths = {2001, 2047, 2048, 2049, 3000, 4095, 4096, 4097, 5000, 8191, 8193, 10007};
   CheckPath<T>(dtype, Path::kSplit, kSmall, split_lengths, {1, 2, 3}, 5, rng);
   CheckPath<T>(dtype, Path::kSplit, kSmallest, split_lengths, {5}, 1, rng);
-  // Long rows on a real card, alone and shared; and more than a batch of them on the smallest.
+  // Long rows with the attributes of a real GPU, with one block and with several per row, and more than one batch on
+  // the smallest.
   for (const auto& distribution : LongDistributions<T>(40961)) {
     if (rng() % 16 == 0) CheckDistribution<T>(dtype, distribution, card, 2, 20001, rng);
     if (rng() % 16 == 0) CheckDistribution<T>(dtype, distribution, card, 2, 40961, rng);
@@ -277,7 +279,7 @@ void TestPaths(const char* dtype) {
   }
 }
 
-// Factors of every kind on numbers of every kind.
+// Factors and entries with all special values.
 template <class T>
 void TestFactors(const char* dtype) {
   std::mt19937_64 rng(2);
@@ -303,7 +305,7 @@ void TestFactors(const char* dtype) {
   }
 }
 
-// A k that only the device knows to be wrong: NaN everywhere and nothing selected, on every path.
+// A k out of range in device memory gives NaN everywhere and an empty bitmask, on every path.
 template <class T>
 void TestWrongK(const char* dtype) {
   std::mt19937_64 rng(3);
@@ -388,7 +390,7 @@ void TestSumSelected(const char* dtype) {
   }
 }
 
-// The boundaries of the paths, and what a plan promises.
+// The limits of the paths, and the invariants of a split.
 void TestPlan() {
   using cuda::Path;
   const struct {
@@ -426,7 +428,7 @@ void TestPlan() {
         CHECK(is_whole_bytes && split.segments * split.segment >= n && (split.segments - 1) * split.segment < n,
               "rows=%ld n=%ld", rows, n);
         CHECK(1 <= split.batch && split.batch <= rows, "rows=%ld n=%ld", rows, n);
-        // What one digit of the place leaves open has places for all of it.
+        // The class that remains after one digit of the place fits the list of candidates.
         int64_t class_size = 1;
         while (class_size * cuda::kDigits < n) class_size *= 2;
         CHECK(class_size <= split.candidates, "rows=%ld n=%ld", rows, n);

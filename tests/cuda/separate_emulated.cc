@@ -1,2 +1,2 @@
-// The CUDA kernels as host code: <cuda_runtime.h> is the emulator's here.
+// The CUDA kernels as host code, with the emulator's <cuda_runtime.h>.
 #include "core/cuda/separate_cuda.cu"

@@ -1,4 +1,4 @@
-// Stands in for CUDA's header where kernels are compiled for the emulator: what cc/core/cuda uses, by CUDA's names.
+// Replaces CUDA's header when kernels are compiled for the emulator. Has the functions that cc/core/cuda uses.
 
 #ifndef SEPARATIONFACTOR_TESTS_SIMT_CUDA_RUNTIME_H_
 #define SEPARATIONFACTOR_TESTS_SIMT_CUDA_RUNTIME_H_
@@ -7,7 +7,7 @@
 #include <cstdint>
 #include <cstring>
 
-#include "core/dtypes.h"
+#include "core/types.h"
 #include "simt/simt.h"
 
 #define SEPARATIONFACTOR_SIMT 1
@@ -27,7 +27,7 @@ struct alignas(16) uint4 {
   unsigned x, y, z, w;
 };
 
-// ---- What a thread calls -------------------------------------------------------------------------------------
+// ---- Device functions ----------------------------------------------------------------------------------------
 
 inline void __syncthreads(simt::Site site = simt::Site::Here()) { simt::SyncThreads(site); }
 inline void __syncwarp(unsigned mask = 0xFFFFFFFFu, simt::Site site = simt::Site::Here()) {
@@ -60,7 +60,7 @@ T Atomic(Pointer<T> pointer, Function function) {
   return before;
 }
 
-// The device makes but one NaN. Which one, no kernel may lean on.
+// The device's arithmetic produces a single NaN. Kernels must not depend on its bits.
 inline float OneNan(float number) {
   const uint32_t bits = 0x7FFFFFFFu;
   if (std::isnan(number)) std::memcpy(&number, &bits, sizeof(number));
@@ -78,7 +78,7 @@ inline float FlushDenormal(float number) {
 inline float AddFlushed(float a, float b) { return FlushDenormal(OneNan(FlushDenormal(a) + FlushDenormal(b))); }
 inline float MultiplyFlushed(float a, float b) { return FlushDenormal(OneNan(FlushDenormal(a) * FlushDenormal(b))); }
 
-// float16, by way of float32. That rounds a sum twice, but not one with zero.
+// float16 via float32. This rounds a sum twice, except for a sum with zero.
 inline float FromHalf(uint16_t bits) { return separationfactor::Float16::ToNumber(bits); }
 inline uint16_t ToHalf(float number) {
   return std::isnan(number) ? uint16_t{0x7FFF} : separationfactor::Float16::FromNumber(number);
@@ -116,7 +116,7 @@ inline int __clz(int bits) { return bits == 0 ? 32 : __builtin_clz(static_cast<u
 inline double __dmul_rn(double a, double b) { return simt::OneNan(a * b); }
 inline double __dadd_rn(double a, double b) { return simt::OneNan(a + b); }
 
-// ---- What the host calls -------------------------------------------------------------------------------------
+// ---- Host functions ------------------------------------------------------------------------------------------
 
 enum cudaError_t { cudaSuccess = 0, cudaErrorInvalidValue = 1, cudaErrorLaunchFailure = 719 };
 using cudaStream_t = void*;
@@ -131,7 +131,7 @@ inline cudaError_t cudaFuncSetAttribute(const void* kernel, cudaFuncAttribute, i
   return simt::AllowShared(kernel, value) ? cudaSuccess : cudaErrorInvalidValue;
 }
 
-// The card is an H100.
+// The attributes of an H100.
 enum cudaDeviceAttr {
   cudaDevAttrMultiProcessorCount,
   cudaDevAttrMaxSharedMemoryPerBlockOptin,

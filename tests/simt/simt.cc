@@ -34,8 +34,8 @@ constexpr int kWarp = 32;
 
 #if defined(__x86_64__)
 
-// Saves what a call preserves on the stack, and the stack's top in *save; goes on where `load` was saved. A library's
-// switch would ask the kernel for the signal mask each time, which takes twenty times as long.
+// Pushes the callee-saved registers and stores the stack pointer in *save. Continues where `load` was saved. The switch
+// of a library makes a system call for the signal mask, which takes twenty times as long.
 extern "C" void SimtSwitch(void** save, void* load);
 asm(R"(
 .text
@@ -63,7 +63,7 @@ SimtSwitch:
 struct Context {
   void* stack_pointer = nullptr;
   void Prepare(char* stack, size_t bytes, void (*entry)()) {
-    // As if `entry` had been called: its return address, which it must not use, is 8 bytes off a multiple of 16.
+    // Looks like a call of `entry`: its return address, which it must not use, is 8 bytes off a multiple of 16.
     auto** top = reinterpret_cast<void**>(stack + bytes) - 1;
     *top = nullptr;
     *--top = reinterpret_cast<void*>(entry);
@@ -89,7 +89,7 @@ struct Context {
 
 #endif
 
-// Of one launch: ten times what any of the tests takes.
+// The maximum number of steps of a launch, ten times that of any test.
 constexpr int64_t kMaxSteps = 20'000'000;
 constexpr size_t kStackBytes = 256 * 1024;
 
@@ -97,7 +97,7 @@ struct Fibre {
   Context context;
   char* stack = nullptr;
   int thread = 0;
-  Site site{};  // where it waits
+  Site site{};  // the line where it waits
   Collective collective{};
   uint32_t mask = 0;
   uint64_t value = 0;
@@ -108,13 +108,13 @@ struct Fibre {
 #endif
 };
 
-// Which lanes of a warp wait, and where.
+// The lanes of a warp that wait, and where.
 struct Warp {
   uint32_t at_collective = 0, at_barrier = 0, ended = 0;
   uint32_t epoch = 0;
 };
 
-// Good enough for an order, and quick.
+// A fast generator whose quality suffices for a schedule.
 struct Random {
   uint64_t state = 1;
   uint64_t operator()() {
@@ -157,7 +157,7 @@ struct Machine {
   int shared_limit = 227 * 1024;
   std::map<const void*, int> shared_asked;
 
-  std::map<const char*, Region*> regions;  // by their begin
+  std::map<const char*, Region*> regions;  // keyed by start address
 };
 
 Machine the_machine;
@@ -177,7 +177,7 @@ void SwitchToScheduler(bool for_good) {
 #endif
 }
 
-// Ends the launch. On a fibre it does not return.
+// Ends the launch. Does not return on a fibre.
 __attribute__((format(printf, 1, 2))) void Fail(const char* format, ...) {
   Machine& m = TheMachine();
   char text[1024];
@@ -195,7 +195,7 @@ __attribute__((format(printf, 1, 2))) void Fail(const char* format, ...) {
   if (m.current != nullptr) SwitchToScheduler(true);
 }
 
-// A lane that leaves for good, or for a barrier, may be waited for.
+// Fails if another lane waits at a collective for this one, which has ended or is about to wait at a barrier.
 void CheckNotAwaited(const Fibre& fibre, const char* what) {
   const Machine& m = TheMachine();
   const int lane = fibre.thread % kWarp, first = fibre.thread - lane;
@@ -258,12 +258,12 @@ void RunBlock() {
       fibre.stack = static_cast<char*>(stack);
     }
 #if defined(__SANITIZE_ADDRESS__)
-    // The last one to run here may not have come to its end.
+    // The previous fibre on this stack may not have ended.
     __asan_unpoison_memory_region(fibre.stack, kStackBytes);
     fibre.fake_stack = nullptr;
 #endif
     fibre.thread = thread;
-    // Stacks that all began at the same place of a page would share a few lines of the cache.
+    // Staggers the stacks. At the same offset within a page they would share a few cache lines.
     fibre.context.Prepare(fibre.stack, kStackBytes - thread * 5 % 64 * 64, Enter);
     MakeRunnable(fibre);
   }
@@ -318,7 +318,7 @@ void Merge(Stamp& stamp, const Stamp& now) {
   }
 }
 
-// In memory that a fibre which ends here cannot leak.
+// Uses static memory, because a fibre that ends here does not run destructors.
 const char* Who(const Stamp& stamp) {
   static char text[80];
   if (stamp.block == Stamp::kMany) return "several blocks";
@@ -454,7 +454,7 @@ void Check(Region* region, const void* address, int64_t bytes, int64_t alignment
   }
 }
 
-// ---- What threads do together --------------------------------------------------------------------------------
+// ---- Collectives ---------------------------------------------------------------------------------------------
 
 void SyncThreads(Site site) {
   Machine& m = TheMachine();
@@ -534,7 +534,7 @@ uint64_t WithWarp(Collective collective, uint32_t mask, uint64_t value, int lane
         case Collective::kSyncWarp:
           break;
       }
-      // Beyond the warp's ends a lane gets its own value.
+      // A source lane outside the warp gives the lane its own value.
       if (source < 0 || source >= kWarp) source = other;
       if (!(mask >> source & 1)) {
         Fail("shuffle: lane %d at %s:%d reads from lane %d, which is not in the mask %08x", other, site.file, site.line,

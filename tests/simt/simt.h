@@ -1,21 +1,21 @@
 // A small emulator of CUDA's execution model, in which the kernels of cc/core/cuda run as host code.
 //
-// Each thread of a block is a fibre. Fibres run one at a time until they wait: at a shuffle or ballot for the lanes
-// in its mask, at a barrier for the block. Who goes on next is drawn by a seed, as is the order of the blocks. What
-// a GPU would not forgive ends the launch with an error that says who did what, where:
+// Each thread of a block is a fibre. A fibre runs until it waits: at a shuffle or ballot for the lanes of its mask, or
+// at a barrier for the block. A seed determines which fibre continues and the order of the blocks. The launch ends with
+// an error that names the thread, the operation and the line on
 //
-//   * a barrier that a thread of the block does not reach, or at which threads arrive from different lines;
-//   * a shuffle, ballot or __syncwarp whose mask names a lane that has ended, waits elsewhere or has another mask,
-//     or leaves out the lane itself; a shuffle that reads from a lane outside the mask;
-//   * an access outside of its memory, or at an address that its type may not have;
-//   * a read of memory that nothing has written;
-//   * a race: two accesses of one place, one of them a write, and not both atomic, that no barrier orders. Memory
-//     is ordered by __syncthreads within a block, by __syncwarp within a warp, and by the end of a launch; shuffles,
-//     ballots and atomics order nothing. The check compares the accesses' places in that order, and so finds a
-//     race whichever access comes first;
-//   * no end within many times the steps that a kernel here takes.
+//   * a barrier that a thread of the block does not reach, or that threads reach on different lines;
+//   * a shuffle, ballot or __syncwarp whose mask leaves out the lane itself, or contains a lane that has ended, waits
+//     elsewhere or has another mask; a shuffle that reads from a lane outside the mask;
+//   * an access out of bounds or misaligned for its type;
+//   * a read of uninitialized memory;
+//   * a race: two accesses of the same place that no barrier orders, of which at least one is a write and at least one
+//     is not atomic. __syncthreads orders memory within a block, __syncwarp within a warp, and the end of a launch for
+//     all. Shuffles, ballots and atomics order nothing. The check compares the positions of the accesses in this order,
+//     so it finds a race whichever access runs first;
+//   * a launch that takes many times more steps than any kernel here.
 //
-// One launch at a time, one host thread, one stream, one-dimensional grids and blocks, dynamic shared memory.
+// Limits: one launch at a time, one host thread, one stream, one-dimensional grids and blocks, dynamic shared memory.
 
 #ifndef SEPARATIONFACTOR_TESTS_SIMT_SIMT_H_
 #define SEPARATIONFACTOR_TESTS_SIMT_SIMT_H_
@@ -31,10 +31,10 @@ namespace simt {
 
 // ---- Memory --------------------------------------------------------------------------------------------------
 
-// Who touched a place, and when. kMany stands for several that no barrier orders.
+// The thread that accessed a place, and when. kMany means several threads that no barrier orders.
 struct Stamp {
   static constexpr int32_t kMany = -1;
-  uint32_t launch = 0;  // 0: nobody
+  uint32_t launch = 0;  // 0: no access
   int32_t block = 0;
   int32_t warp = 0;
   int32_t lane = 0;
@@ -42,7 +42,7 @@ struct Stamp {
   uint32_t warp_epoch = 0;   // calls of __syncwarp so far
 };
 
-// What is known of a granule of memory.
+// The state of a granule of memory.
 struct Cell {
   uint32_t generation = 0;
   bool is_initialized = false;
@@ -53,8 +53,8 @@ struct Region {
   std::string name;
   char* begin;
   int64_t bytes;
-  int granule;              // bytes of a cell: the size of the smallest access
-  uint32_t generation = 1;  // cells of an older one are as new
+  int granule;              // bytes per cell, the size of the smallest access
+  uint32_t generation = 1;  // cells of an older generation count as untouched
   std::vector<Cell> cells;
 
   Region(std::string name, char* begin, int64_t bytes, int granule);
@@ -62,7 +62,7 @@ struct Region {
   bool IsInitialized();
 };
 
-// Device memory: uninitialized, full of dirt, and `misalignment` bytes after a multiple of 256.
+// Device memory: uninitialized, filled with garbage, at `misalignment` bytes after a multiple of 256.
 class Memory {
  public:
   Memory(const char* name, int64_t bytes, int granule, int misalignment = 0);
@@ -71,7 +71,7 @@ class Memory {
   Memory& operator=(const Memory&) = delete;
 
   char* data() { return region_.begin; }
-  void Initialize();  // as it stands
+  void Initialize();  // marks the current contents as initialized
   bool IsInitialized() { return region_.IsInitialized(); }
 
  private:
@@ -79,11 +79,11 @@ class Memory {
   Region region_;
 };
 
-// The region that an address lies in, or at whose end it lies; fails if there is none.
+// Returns the region that contains an address or ends at it. Fails if there is none.
 Region* FindRegion(const void* address);
 
 enum class Access { kRead, kWrite, kAtomic };
-// Ends the launch if the current thread may not do this.
+// Ends the launch with an error if the current thread may not make this access.
 void Check(Region* region, const void* address, int64_t bytes, int64_t alignment, Access access);
 
 template <class T>
@@ -128,7 +128,7 @@ class Pointer {
   T* address() const { return address_; }
 
  private:
-  // By way of integers, as an address outside its memory is no pointer in C++; only its use is an error here.
+  // Computed as integers, because C++ has no pointers outside an object. Only an access out of bounds is an error here.
   T* At(int64_t i) const {
     return reinterpret_cast<T*>(reinterpret_cast<intptr_t>(address_) + i * static_cast<int64_t>(sizeof(T)));
   }
@@ -171,7 +171,7 @@ struct Index {
 };
 extern Index thread_index, block_index, block_size, grid_size;
 
-// A line of a kernel.
+// A source line of a kernel.
 struct Site {
   const char* file;
   int line;
@@ -179,29 +179,29 @@ struct Site {
   static Site Here(const char* file = __builtin_FILE(), int line = __builtin_LINE()) { return {file, line}; }
 };
 
-// What the lanes of a warp do together, and what each of them gets.
+// Runs a collective of the lanes of a warp. Returns the result of the calling lane.
 enum class Collective { kBallot, kShuffle, kShuffleXor, kShuffleUp, kShuffleDown, kSyncWarp };
 uint64_t WithWarp(Collective collective, uint32_t mask, uint64_t value, int lane, Site site);
 void SyncThreads(Site site);
-// Lets others go first, now and then.
+// Occasionally lets other fibres run.
 void MayYield();
 
 // ---- Launches ------------------------------------------------------------------------------------------------
 
-// What the emulated card allows. A kernel gets more than 48 KB of shared memory only if it has asked for it.
+// The maximum shared memory of a block on the emulated GPU. More than 48 KB must be requested explicitly.
 constexpr int kMaxThreads = 1024;
 constexpr int kSharedBytesUnasked = 48 * 1024;
 void SetSharedLimit(int bytes);
-// cudaFuncSetAttribute.
+// Implements cudaFuncSetAttribute.
 bool AllowShared(const void* kernel, int bytes);
 
-// The order in which fibres and blocks run: 0 first come first, 1 last come first, and others at random.
+// The order in which fibres and blocks run. 0: first come first, 1: last come first, other seeds: random.
 void SetSchedule(uint64_t seed);
 
-// The first error since it was last taken; empty if there was none.
+// Returns the first error since the last call, or an empty string.
 std::string TakeError();
 
-// Runs body(context) on every thread. Returns whether all went well.
+// Runs body(context) on every thread. Returns whether there was no error.
 bool Run(const void* kernel, int64_t blocks, int threads, int64_t shared_bytes, void (*body)(const void*),
          const void* context);
 

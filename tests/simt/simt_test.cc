@@ -1,5 +1,5 @@
-// Whether the emulator finds what it is there to find: each kernel here runs once as it should be and once with a bug
-// planted in it. The first must pass and the second fail with the words given, whatever the order of threads.
+// Tests that the emulator finds bugs. Each kernel runs once correct and once with a planted bug. The correct one must
+// pass, and the other must fail with the given message, for every order of threads.
 
 #include "simt/simt.h"
 
@@ -20,11 +20,11 @@ constexpr unsigned kAllLanes = 0xFFFFFFFFu;
 
 struct Params {
   Pointer<const uint32_t> in;  // 256 numbers
-  Pointer<uint32_t> out;       // 256, not initialized
+  Pointer<uint32_t> out;       // 256 numbers, uninitialized
   Pointer<uint32_t> sums;      // 4 zeros
 };
 
-// Each reads from `in` and writes to `out`, by 2 blocks of 64 threads with 1024 bytes of shared memory.
+// The kernels read `in` and write `out`, with 2 blocks of 64 threads and 1024 bytes of shared memory.
 
 template <bool kBug>
 void DivergentBarrier(Params p) {
@@ -115,7 +115,7 @@ void ReadUninitialized(Params p) {
 
 template <bool kBug>
 void SharedUninitialized(Params p) {
-  // What a block before has left there is not initialized either.
+  // The contents that an earlier block left count as uninitialized too.
   const auto shared = Shared<uint32_t>(0);
   if (!kBug || threadIdx.x % 2 == 0) shared[threadIdx.x] = p.in[threadIdx.x];
   __syncthreads();
@@ -133,7 +133,7 @@ template <bool kBug>
 void NoBarrierAfterWrite(Params p) {
   const auto shared = Shared<uint32_t>(0);
   shared[threadIdx.x] = p.in[threadIdx.x];
-  __syncthreads();  // initialized once, so that the order alone is wrong
+  __syncthreads();  // initialized here, so that only the order is wrong below
   shared[threadIdx.x] = p.in[threadIdx.x + 64];
   if (!kBug) __syncthreads();
   p.out[blockIdx.x * 64 + threadIdx.x] = shared[(threadIdx.x + 32) % 64];
@@ -155,7 +155,7 @@ void TwoWrites(Params p) {
   p.out[blockIdx.x * 64 + (kBug ? threadIdx.x / 2 : threadIdx.x)] = p.in[0];
 }
 
-// A shuffle orders no memory.
+// A shuffle does not order memory.
 template <bool kBug>
 void NoSyncWarp(Params p) {
   const auto shared = Shared<uint32_t>(0);
@@ -165,7 +165,7 @@ void NoSyncWarp(Params p) {
   p.out[blockIdx.x * 64 + threadIdx.x] = shared[threadIdx.x ^ 1];
 }
 
-// A warp's barrier orders one warp.
+// __syncwarp orders memory only within its warp.
 template <bool kBug>
 void SyncWarpForBlock(Params p) {
   const auto shared = Shared<uint32_t>(0);
@@ -181,7 +181,7 @@ void RaceOfBlocks(Params p) {
   p.out[(kBug ? 0 : blockIdx.x * 64) + threadIdx.x] = p.in[threadIdx.x];
 }
 
-// What another block has written may be there or not.
+// The writes of another block may or may not be visible.
 template <bool kBug>
 void ReadOfAnotherBlock(Params p) {
   p.out[blockIdx.x * 64 + threadIdx.x] = p.in[threadIdx.x];
@@ -278,7 +278,7 @@ int main() {
   EXPECT(NoSyncWarp, "race");
   EXPECT(SyncWarpForBlock, "race");
   EXPECT(RaceOfBlocks, "race");
-  // Of the two blocks one comes first, and reads what is not there yet; the other would then read what is.
+  // The first block to run reads memory that the other has not written yet. The second would read initialized memory.
   EXPECT(ReadOfAnotherBlock, "of out at byte");
   EXPECT(AddWithoutAtomic, "race");
   EXPECT(ReadBesideAtomics, "race");
@@ -288,7 +288,7 @@ int main() {
   Expect("Endless", Endless<false>, 2, nullptr);
   Expect("Endless with its bug", Endless<true>, 2, "endless");
 
-  // More shared memory than a kernel may have, unless it asks, and than the card has at all.
+  // More shared memory than the default limit, and more than the GPU has.
   const auto kernel = RaceOfBlocks<false>;
   Expect("50 KB not asked for", kernel, 0, "launch", 50 * 1024);
   const bool allowed = cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),

@@ -1,10 +1,11 @@
-// What the kernels use of CUDA, so that they compile as host code too: the tests run them under an emulator
-// (tests/simt), whose cuda_runtime.h has the same names.
+// The CUDA features that the kernels use. The same kernels compile as host code: the tests run them on an emulator
+// (tests/simt) whose cuda_runtime.h has the same names.
 //
-// Kernels touch memory through Pointer alone. Under nvcc it is a plain pointer; under the emulator it checks each
-// access. Their shared memory is dynamic, and each takes one plain struct. Beyond that they use shuffles, ballots,
-// barriers and integer atomics: nothing that a card of 2017 lacks. Inline PTX is for what CUDA has no name for: sums
-// and products that flush denormals whatever the compiler was told.
+//   * Kernels access memory only through Pointer. With nvcc it is a plain pointer. The emulator's checks every access.
+//   * Shared memory is dynamic. Each kernel takes one plain struct.
+//   * Kernels use shuffles, ballots, barriers and integer atomics, which every GPU since 2017 has.
+//   * Inline PTX is limited to operations without a CUDA function: sums and products that flush denormals for any
+//     compiler flags, and float16 arithmetic on bits.
 
 #ifndef SEPARATIONFACTOR_CORE_CUDA_DEVICE_H_
 #define SEPARATIONFACTOR_CORE_CUDA_DEVICE_H_
@@ -33,7 +34,7 @@ using simt::Pointer;
 using simt::Shared;
 using simt::ToHalf;
 
-// What points to device memory, as kernels take it.
+// Converts an address in device memory to a Pointer.
 template <class T>
 Pointer<T> ToDevice(const void* address) {
   return simt::Find<T>(address);
@@ -54,13 +55,13 @@ __device__ __forceinline__ To* Cast(From* pointer) {
   return reinterpret_cast<To*>(pointer);
 }
 
-// Whether it can be read and written 16 bytes at a time.
+// Whether the pointer is aligned for 16-byte accesses.
 template <class T>
 __device__ __forceinline__ bool IsWide(const T* pointer) {
   return reinterpret_cast<uintptr_t>(pointer) % 16 == 0;
 }
 
-// How far it is from the 4-byte word that it points into.
+// The offset of the pointer within its 4-byte word.
 template <class T>
 __device__ __forceinline__ int BytesIntoWord(const T* pointer) {
   return static_cast<int>(reinterpret_cast<uintptr_t>(pointer) % 4);
@@ -71,13 +72,13 @@ __device__ __forceinline__ unsigned char* SharedBytes() {
   return bytes;
 }
 
-// The block's shared memory from a byte on.
+// The block's shared memory, from a byte offset.
 template <class T>
 __device__ __forceinline__ T* Shared(int offset) {
   return reinterpret_cast<T*>(SharedBytes() + offset);
 }
 
-// With denormals, and those that come out, as zeros of their sign. Whatever NaN comes out is 0x7FFFFFFF.
+// Flush denormal operands and results to zeros of their sign. A NaN result is 0x7FFFFFFF.
 __device__ __forceinline__ float AddFlushed(float a, float b) {
   float sum;
   asm("add.rn.ftz.f32 %0, %1, %2;" : "=f"(sum) : "f"(a), "f"(b));
@@ -88,7 +89,7 @@ __device__ __forceinline__ float MultiplyFlushed(float a, float b) {
   asm("mul.rn.ftz.f32 %0, %1, %2;" : "=f"(product) : "f"(a), "f"(b));
   return product;
 }
-// float16, by its bits; denormals are numbers like others. Whatever NaN comes out is 0x7FFF.
+// float16 arithmetic on bits. Denormals are kept. A NaN result is 0x7FFF.
 __device__ __forceinline__ uint16_t AddHalf(uint16_t a, uint16_t b) {
   uint16_t sum;
   asm("add.rn.f16 %0, %1, %2;" : "=h"(sum) : "h"(a), "h"(b));
@@ -110,7 +111,7 @@ __device__ __forceinline__ uint16_t ToHalf(float number) {
 template <class Params>
 cudaError_t Launch(void (*kernel)(Params), int64_t blocks, int threads, int shared_bytes, cudaStream_t stream,
                    Params params) {
-  // A block has 48 KB unless it asks for more.
+  // More than 48 KB of shared memory must be requested explicitly.
   if (shared_bytes > 48 * 1024) {
     const cudaError_t error = cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
                                                    cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes);

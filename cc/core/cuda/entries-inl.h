@@ -1,4 +1,4 @@
-// Entries on the device: what a factor makes of them, and how they travel 16 bytes at a time.
+// Entries on the device: scalars, products, order keys, and 16-byte loads and stores.
 
 #ifndef SEPARATIONFACTOR_CORE_CUDA_ENTRIES_INL_H_
 #define SEPARATIONFACTOR_CORE_CUDA_ENTRIES_INL_H_
@@ -6,7 +6,7 @@
 #include <cstdint>
 
 #include "core/cuda/device.h"
-#include "core/dtypes.h"
+#include "core/types.h"
 
 namespace separationfactor {
 namespace cuda {
@@ -14,7 +14,7 @@ namespace {
 
 // ---- Scalars -------------------------------------------------------------------------------------------------
 
-// k, where it is known.
+// k in host or device memory.
 struct KSource {
   Pointer<const int32_t> as_int32;
   Pointer<const int64_t> as_int64;
@@ -46,8 +46,8 @@ struct Format<double> {
   static constexpr Bits kSign = 0x8000000000000000u, kExponent = 0x7FF0000000000000u, kQuiet = 0x0008000000000000u;
 };
 
-// A denormal as a zero of its sign. The device flushes float32's only if the compiler is told to, and float64's
-// never; done in integers it does not depend on flags.
+// Turns a denormal into a zero of its sign. The device flushes float32 denormals only with a compiler flag, and float64
+// denormals never. Integer arithmetic does not depend on flags.
 template <class Number>
 __device__ __forceinline__ Number Flush(Number number) {
   using F = Format<Number>;
@@ -55,32 +55,33 @@ __device__ __forceinline__ Number Flush(Number number) {
   return (bits & F::kExponent) == 0 ? BitCast<Number>(static_cast<typename F::Bits>(bits & F::kSign)) : number;
 }
 
-// x * y of numbers that are no denormals. Denormal products are flushed; no fused multiply-add is made of it.
+// Returns x * y for x and y that are not denormal. Flushes denormal products. The compiler cannot fuse it with an
+// addition.
 __device__ __forceinline__ float Multiply(float x, float y) { return MultiplyFlushed(x, y); }
 __device__ __forceinline__ double Multiply(double x, double y) { return Flush(__dmul_rn(x, y)); }
 
-// An entry as the number that a factor multiplies.
+// Returns the number that a factor multiplies.
 template <class T>
 __device__ __forceinline__ typename T::Number ToNumber(typename T::Bits bits) {
   if constexpr (T::kDType == DType::kFloat16) return FromHalf(bits);
   if constexpr (T::kDType == DType::kFloat64) return Flush(T::ToNumber(bits));
-  return T::ToNumber(bits);  // Multiply flushes it
+  return T::ToNumber(bits);  // Multiply flushes denormals
 }
 
-// A product that is not NaN as an entry.
+// Rounds a product that is not NaN to an entry.
 template <class T>
 __device__ __forceinline__ typename T::Bits FromProduct(typename T::Number product) {
   if constexpr (T::kDType == DType::kFloat16) return ToHalf(product);
   if constexpr (T::kDType == DType::kBFloat16) {
-    // As BFloat16::FromNumber.
+    // Same as BFloat16::FromNumber without NaN.
     const auto bits = BitCast<uint32_t>(product);
     return static_cast<typename T::Bits>((bits + 0x7FFFu + (bits >> 16 & 1u)) >> 16);
   }
   return T::FromNumber(product);
 }
 
-// A factor as kernels use it: see Factor in products-inl.h. Its products have the bits that the CPU's have, those
-// of NaNs included, although the device makes but one NaN.
+// A factor in the form that the kernels use: see Factor in cpu/products-inl.h. Products have the same bits as on the
+// CPU, including NaNs, although the device's arithmetic produces only one NaN.
 template <class T>
 struct DeviceFactor {
   using Number = typename T::Number;
@@ -89,24 +90,24 @@ struct DeviceFactor {
   using NumberBits = typename F::Bits;
 
   Number number;
-  NumberBits nan;  // what is made of numbers that are not NaN
+  NumberBits nan;  // a NaN product of an entry that is not NaN
   Bits keep;       // 0 if the product is the same for every entry
 
-  // Of an invalid k every product is NaN.
+  // If k is invalid, every product is NaN.
   __device__ DeviceFactor(const FactorSource<T>& source, bool k_is_valid) {
     number = source.on_device != nullptr ? T::ToNumber(source.on_device[0]) : source.value;
     number = k_is_valid ? Flush(number) : BitCast<Number>(static_cast<NumberBits>(F::kExponent | F::kQuiet));
     const auto bits = BitCast<NumberBits>(number);
     const bool is_nan = (bits & ~F::kSign) > F::kExponent;
-    if (number == 0) number = 0;  // the positive one
+    if (number == 0) number = 0;  // -0 becomes +0
     keep = number == 0 || is_nan ? Bits{0} : static_cast<Bits>(~Bits{0});
-    // Infinity times zero is the x86's default NaN.
+    // On x86 infinity times zero is the default NaN, which has its sign bit set.
     nan = F::kExponent | F::kQuiet | (is_nan ? bits & F::kSign : F::kSign);
   }
 
   __device__ __forceinline__ bool IsZero() const { return number == 0; }
 
-  // What a product that is NaN is, of an entry's bits that were kept.
+  // Returns the bits of a NaN product, from the kept bits of the entry.
   static __device__ __forceinline__ Bits NanOf(Bits kept, NumberBits nan) {
     const auto bits = BitCast<NumberBits>(T::ToNumber(kept));
     const bool is_nan = (bits & ~F::kSign) > F::kExponent;
@@ -124,8 +125,8 @@ struct Factors {
                      bool k_is_valid)
       : separation(separation_source, k_is_valid), suppression(suppression_source, k_is_valid) {}
 
-  // Multiplies entries, those whose bit is set in `selected` by the separation factor. Which NaN a product is takes
-  // steps of its own, which are left out where none is.
+  // Multiplies entries whose bit in `selected` is set by separation, and the others by suppression. The bits of NaN
+  // products take extra steps, which are skipped if there is no NaN.
   template <int kCount>
   __device__ __forceinline__ void Multiply(Bits (&entries)[kCount], uint32_t selected) const {
     const auto is_selected = [&](int v) { return (selected >> v & 1) != 0; };
@@ -169,8 +170,8 @@ struct Factors {
 
 // ---- Scores --------------------------------------------------------------------------------------------------
 
-// An entry plus zero: one zero for those of either sign (and for denormals, where they tie with it), one NaN for all,
-// whose bits after the sign are ones, and everything else as it is. Not for float64, whose NaNs stay different.
+// Returns the entry plus zero. Both zeros, and denormals that count as zero, become +0. Every NaN becomes the NaN with
+// all bits after the sign set. Other entries stay the same. Not for float64, where NaNs stay distinct.
 template <class T>
 __device__ __forceinline__ typename T::Bits PlusZero(typename T::Bits entry) {
   using Bits = typename T::Bits;
@@ -182,8 +183,9 @@ __device__ __forceinline__ typename T::Bits PlusZero(typename T::Bits entry) {
   }
 }
 
-// An entry's order key: Key of dtypes.h, but in fewer steps. `score_mask` clears the sign where magnitudes are ranked,
-// and what is left is ranked by value: one kernel serves both scores. No key is 0, not -inf's either.
+// Returns the order key of an entry, in the same order as Key of types.h but in fewer steps. For magnitudes
+// `score_mask` clears the sign, and the result is ranked by value, so one kernel serves both scores. No key is 0, not
+// even that of -inf.
 template <class T>
 __device__ __forceinline__ typename T::Bits KeyOf(typename T::Bits entry, typename T::Bits score_mask) {
   using Bits = typename T::Bits;
@@ -192,7 +194,7 @@ __device__ __forceinline__ typename T::Bits KeyOf(typename T::Bits entry, typena
   } else {
     constexpr Bits kSign = static_cast<Bits>(Bits{1} << (8 * sizeof(Bits) - 1));
     const Bits bits = PlusZero<T>(static_cast<Bits>(entry & score_mask));
-    // All bits of what is negative are turned, and of the rest the sign.
+    // Inverts all bits of negative entries and the sign bit of the others.
     return static_cast<Bits>(bits ^ ((bits & kSign) != 0 ? static_cast<Bits>(~Bits{0}) : kSign));
   }
 }
@@ -213,8 +215,8 @@ struct Vector {
   typename T::Bits entries[kSize];
 };
 
-// The entries from i on, `count` of which exist; zeros after them. `is_wide` says that the row starts at a multiple
-// of 16 bytes; i always is one of Vector::kSize.
+// Loads the entries from i on, of which `count` exist, and sets the rest to zero. `is_wide`: the row starts at a
+// multiple of 16 bytes. i is a multiple of Vector::kSize.
 template <class T>
 __device__ __forceinline__ Vector<T> LoadVector(Pointer<const typename T::Bits> row, int64_t i, int64_t count,
                                                 bool is_wide) {
@@ -244,8 +246,8 @@ __device__ __forceinline__ void StoreVector(Pointer<typename T::Bits> row, int64
   }
 }
 
-// Stores a bit an entry of what the lanes of a warp hold: neighbours hold neighbouring vectors, from i on each, and
-// every eighth entry is some lane's first. Lanes whose i is n or more have no bits.
+// Stores one bit per entry for the vectors of a warp. Adjacent lanes hold adjacent vectors, each starting at its i.
+// Every eighth entry is the first one of a lane. Lanes with i >= n store nothing.
 template <class T>
 __device__ __forceinline__ void StoreSelected(Pointer<uint8_t> row, int64_t i, int64_t n, uint32_t bits) {
   constexpr int kSize = Vector<T>::kSize;

@@ -1,4 +1,4 @@
-// The gradients: scaling by a bitmask, and sums over what it selects. Both take all rows as one.
+// The gradients: scaling by a bitmask, and sums over selected entries. Both treat all rows as one.
 
 #ifndef SEPARATIONFACTOR_CORE_CUDA_GRADIENTS_INL_H_
 #define SEPARATIONFACTOR_CORE_CUDA_GRADIENTS_INL_H_
@@ -16,13 +16,13 @@ namespace {
 
 constexpr int kGradientThreads = 256;
 
-// Where an element lies, of rows without gaps.
+// The row and column of an element.
 struct Position {
   int64_t row;
   int64_t column;
 
   __device__ static Position Of(int64_t element, int64_t n) {
-    // Division in 32 bits takes a third of the time.
+    // A 32-bit division takes a third of the time of a 64-bit division.
     if (element <= 0xFFFFFFFFll) {
       const auto small = static_cast<uint32_t>(element), size = static_cast<uint32_t>(n);
       return {small / size, small % size};
@@ -31,11 +31,11 @@ struct Position {
   }
 };
 
-// The bits of `count` elements from one on, zeros after them.
+// Returns the bits of `count` elements, starting at `element`, then zeros.
 template <int kSize>
 __device__ __forceinline__ uint32_t LoadSelected(Pointer<const uint8_t> selected, int64_t element, int64_t count,
                                                  int64_t n) {
-  // Rows of whole bytes make one long bitmask; a vector is never more than a byte of it.
+  // If rows are whole bytes, the bitmask has no gaps, and a vector's bits lie within one byte.
   if (n % 8 == 0) return selected[element / 8] >> element % 8;
   Position position = Position::Of(element, n);
   Pointer<const uint8_t> row = selected + position.row * BitmaskBytes(n);
@@ -73,7 +73,7 @@ __global__ void __launch_bounds__(kGradientThreads) Scale(ScaleParams<T> p) {
     const int64_t count = p.size - i;
     const uint32_t selected = LoadSelected<kSize>(p.selected, i, count, p.n);
     Vector<T> vector{};
-    // v is not read at all where nothing is selected and the others become zeros.
+    // Does not read v if nothing is selected and suppression is zero.
     if (!factors.suppression.IsZero() || (selected & ((1u << kSize) - 1)) != 0) {
       vector = LoadVector<T>(p.v, i, count, v_is_wide);
     }
@@ -84,9 +84,9 @@ __global__ void __launch_bounds__(kGradientThreads) Scale(ScaleParams<T> p) {
 
 // ---- Sums ----------------------------------------------------------------------------------------------------
 
-// What core/separate.h documents: groups of 64 are summed upper half on lower, and so are their sums, and so on.
+// The order of additions is that of SumSelected in core/separate.h.
 constexpr int kGroup = 64;
-// A block sums groups twice over: 64 of them.
+// A block sums 64 groups, and then their sums.
 constexpr int kSumBlock = kGroup * kGroup;
 constexpr int kSumThreads = 256;
 
@@ -94,15 +94,15 @@ struct Sums {
   double selected, others;
 };
 
-// Subnormal sums are zeros, as they are on a CPU that flushes them.
+// Flushes denormal sums, as the CPU does.
 __device__ __forceinline__ double Add(double a, double b) { return Flush(__dadd_rn(a, b)); }
 
-// The sums of a group. The lane has its entries number `lane` and 32 + `lane`. Lane 0 gets the sum of the selected
-// ones, lane 16 that of the others.
+// Sums a group. A lane holds entries `lane` and 32 + `lane` of the group. Lane 0 returns the sum of the selected
+// entries, lane 16 the sum of the others.
 __device__ __forceinline__ double SumGroup(const Sums& lower, const Sums& upper) {
   const bool is_lower = threadIdx.x % kWarp < kWarp / 2;
   const double selected = Add(lower.selected, upper.selected), others = Add(lower.others, upper.others);
-  // From here on half the lanes would be idle, so these take the other sum.
+  // Half of the lanes would be idle from here on, so they compute the other sum.
   const double received = __shfl_xor_sync(kAllLanes, is_lower ? others : selected, kWarp / 2);
   double sum = Add(is_lower ? selected : others, received);
 #pragma unroll
@@ -110,11 +110,11 @@ __device__ __forceinline__ double SumGroup(const Sums& lower, const Sums& upper)
   return sum;
 }
 
-// Sums what `load` gives for indices from 0 to kSumBlock - 1. Thread 0 gets the sum of the selected ones, thread 16
-// that of the others.
+// Sums load(index) for the indices from 0 to kSumBlock - 1. Thread 0 returns the sum of the selected entries, thread 16
+// the sum of the others.
 template <class Load>
 __device__ __forceinline__ double SumBlock(Load load) {
-  const auto sums = Shared<double>(0);  // [2, kGroup]: of the groups
+  const auto sums = Shared<double>(0);  // [2, kGroup]: the sums of the groups
   const int lane = static_cast<int>(threadIdx.x) % kWarp, warp = static_cast<int>(threadIdx.x) / kWarp;
 #pragma unroll 2
   for (int group = warp; group < kGroup; group += kSumThreads / kWarp) {
@@ -148,9 +148,9 @@ __global__ void __launch_bounds__(kSumThreads) SumProducts(SumProductsParams<T> 
   const int64_t blocks = CeilDiv(p.size, kSumBlock), bytes = BitmaskBytes(p.n);
   const auto number = [](typename T::Bits bits) { return static_cast<double>(Flush(T::ToNumber(bits))); };
   for (int64_t block = blockIdx.x; block < blocks; block += gridDim.x) {
-    // From where the block begins, 32 bits hold every column: a division in 64 bits is a call, and dear.
+    // Relative to the start of the block every column fits 32 bits. A 64-bit division is a slow function call.
     const Position begin = Position::Of(block * kSumBlock, p.n);
-    // Rows of whole bytes make one long bitmask.
+    // If rows are whole bytes, the bitmask has no gaps.
     const bool is_one_bitmask = p.n % 8 == 0;
     const double sum = SumBlock([&](int index) -> Sums {
       const int64_t i = block * kSumBlock + index;
@@ -171,22 +171,22 @@ __global__ void __launch_bounds__(kSumThreads) SumProducts(SumProductsParams<T> 
 
 template <class T>
 struct SumSumsParams {
-  int64_t size;              // of each of the two
+  int64_t size;              // numbers in each of the two rows of `in`
   Pointer<const double> in;  // [2, size]
-  Pointer<double> out;       // [2, CeilDiv(size, kSumBlock)]; null for the last sums, which go to
+  Pointer<double> out;       // [2, CeilDiv(size, kSumBlock)]; null in the last launch, which writes
   Pointer<typename T::Bits> selected_sum, others_sum;
 };
 
 template <class T>
 __device__ __forceinline__ typename T::Bits RoundSum(double sum) {
-  // No order of additions should show in the sign of a zero.
+  // A zero sum is +0, so its sign does not depend on the order of additions.
   return sum == 0 ? typename T::Bits{0} : T::FromNumber(Flush(static_cast<typename T::Number>(sum)));
 }
 
 template <class T>
 __global__ void __launch_bounds__(kSumThreads) SumSums(SumSumsParams<T> p) {
   const int64_t blocks = CeilDiv(p.size, kSumBlock);
-  // Of nothing the sum is zero: one block must say so.
+  // At least one block runs, because the sum of no elements must be written too.
   for (int64_t block = blockIdx.x; block < Greater(blocks, 1); block += gridDim.x) {
     const double sum = SumBlock([&](int index) -> Sums {
       const int64_t i = block * kSumBlock + index;

@@ -1,4 +1,4 @@
-// Rows that a block or several select from, digit by digit.
+// Separates longer rows by radix selection: one block per row, or several blocks per row.
 
 #ifndef SEPARATIONFACTOR_CORE_CUDA_RADIX_ROWS_INL_H_
 #define SEPARATIONFACTOR_CORE_CUDA_RADIX_ROWS_INL_H_
@@ -17,27 +17,30 @@ namespace {
 
 // ---- The cut -------------------------------------------------------------------------------------------------
 
-// What is known of a row's selection. Entries rank by key and, where keys tie, by place, which is n - 1 - index:
-// the lowest index has the greatest. So no two rank the same, and ties need no order of reading. The cut lies in a
-// class of entries that agree in the leading bits of (key, place): what ranks above it is selected, what ranks below
-// is not, and of the class itself `wanted` are. Each digit that is counted narrows the class.
+// The state of a row's selection. Entries rank by key and, if keys tie, by place, which is n - 1 - index: the lowest
+// index has the greatest place. Therefore no two entries rank the same, and the order in which ties are read does not
+// matter.
+//
+// The cut lies in a class: the entries that agree in the leading bits of (key, place). Entries that rank above the
+// class are selected, entries below it are not, and `wanted` entries of the class are. Each counted digit narrows the
+// class.
 template <class T>
 struct Cut {
   using Bits = typename T::Bits;
-  Bits key, last_key;          // the keys of the class
-  uint32_t place, last_place;  // and the places
+  Bits key, last_key;          // the first and last key of the class
+  uint32_t place, last_place;  // the first and last place of the class
   int32_t key_bits;            // trailing bits in which the keys may differ
-  int32_t place_bits;          // likewise
-  uint32_t wanted;             // how many of the class are selected,
-  uint32_t count;              // and how many there are
+  int32_t place_bits;          // trailing bits in which the places may differ
+  uint32_t wanted;             // selected entries of the class
+  uint32_t count;              // entries of the class
 
-  // Before anything is counted.
+  // The cut before any digit is counted: the class is the whole row.
   static __device__ Cut OfRow(uint32_t n, uint32_t k) {
     return {Bits{0}, static_cast<Bits>(~Bits{0}), 0, ~0u, 8 * sizeof(Bits), kWarp - __clz(static_cast<int>(n - 1)), k,
             n};
   }
 
-  // Whether all that is left of the class is selected, or nothing. `wanted` is 0 if k is, and then only.
+  // Whether all of the class is selected, or nothing. `wanted` is 0 only if k is 0.
   __device__ __forceinline__ bool IsSettled() const { return wanted == 0 || wanted == count; }
 
   __device__ __forceinline__ bool HasKey(Bits entry_key) const { return key <= entry_key && entry_key <= last_key; }
@@ -47,16 +50,17 @@ struct Cut {
   __device__ __forceinline__ bool HasPlace(uint32_t entry_place) const {
     return place <= entry_place && entry_place <= last_place;
   }
-  // Meant for a settled cut; of one that is not, whether the entry is selected for certain.
+  // Whether the entry is selected. If the cut is not settled: whether the entry is certain to be selected.
   __device__ __forceinline__ bool Selects(Bits entry_key, uint32_t entry_place) const {
     return entry_key > last_key || (HasKey(entry_key) && SelectsInClass(entry_place));
   }
-  // Likewise of an entry with a key of the class.
+  // Same as Selects, for an entry with a key of the class.
   __device__ __forceinline__ bool SelectsInClass(uint32_t entry_place) const {
     return entry_place > last_place || (entry_place >= place && wanted == count);
   }
-  // What is selected for certain of a vector, whose first entry has `first_place`, a bit an entry, and which entries
-  // have keys of the class. Most keys are plainly above or below, so places are looked at where one is not.
+  // Returns one bit per entry of a vector: whether it is certain to be selected. Sets `in_class` to the entries with
+  // keys of the class. `first_place` is the place of the first entry. Places are compared only if a key is in the
+  // class, which is rare.
   template <int kSize>
   __device__ __forceinline__ uint32_t SelectsOf(const Bits (&keys)[kSize], uint32_t first_place,
                                                 uint32_t* in_class) const {
@@ -77,12 +81,13 @@ struct Cut {
     return selected;
   }
 
-  // The digit that narrows the class next, of one in it.
+  // Returns the next digit of an entry in the class.
   __device__ __forceinline__ uint32_t Digit(Bits entry_key, uint32_t entry_place) const {
     if (key_bits > 0) return static_cast<uint32_t>((entry_key - key) >> OpenBits(key_bits));
     return (entry_place - place) >> OpenBits(place_bits);
   }
-  // To those with this digit; `above` of the class have a greater one, and `in_digit` this one.
+  // Narrows the class to the entries with this digit. `above` entries of the class have a greater digit, and `in_digit`
+  // entries have this one.
   __device__ __forceinline__ void Narrow(uint32_t digit, uint32_t above, uint32_t in_digit) {
     wanted -= above;
     count = in_digit;
@@ -98,37 +103,37 @@ struct Cut {
   }
 
  private:
-  // Those that a digit leaves open.
+  // Returns the number of bits below the next digit.
   static __device__ __forceinline__ int32_t OpenBits(int32_t bits) { return bits > kDigitBits ? bits - kDigitBits : 0; }
 };
 
-// The first `count` bits of kSize.
+// Returns kSize bits of which the first `count` are set.
 template <int kSize>
 __device__ __forceinline__ uint32_t FirstBits(int64_t count) {
   return count >= kSize ? (1u << kSize) - 1 : count > 0 ? (1u << count) - 1 : 0;
 }
 
-// Shared memory that the threads of a block select with.
+// The shared memory of a block for counting digits.
 struct RadixMemory {
-  Pointer<uint32_t> counts;    // of each digit
+  Pointer<uint32_t> counts;    // entries with each digit
   Pointer<uint32_t> exchange;  // kExchangeBytes
 
   static __device__ RadixMemory At(int offset) {
     return {Shared<uint32_t>(offset), Shared<uint32_t>(offset + kDigits * 4)};
   }
 
-  // All threads take part; a barrier must follow.
+  // All threads must call it, and a barrier must follow.
   __device__ __forceinline__ void Clear() const {
     for (int digit = threadIdx.x; digit < kDigits; digit += blockDim.x) counts[digit] = 0;
   }
 };
 
-// Narrows the class by the digits' counts, in shared or device memory. All threads take part and have the same cut
-// before and after. What was counted may be cleared at once.
+// Narrows the class by the counts of digits, which are in shared or device memory. All threads must call it with the
+// same cut, and get the same cut. The counts may be cleared as soon as it returns.
 template <class T>
 __device__ __forceinline__ void NarrowByCounts(Pointer<const uint32_t> counts, Pointer<uint32_t> exchange,
                                                Cut<T>& cut) {
-  // Each thread has a few digits, the first thread the greatest.
+  // Each thread handles a few digits. The first thread handles the greatest.
   const int per_thread = kDigits / static_cast<int>(blockDim.x);
   const int greatest = kDigits - 1 - static_cast<int>(threadIdx.x) * per_thread;
   uint32_t sum = 0;
@@ -142,10 +147,10 @@ __device__ __forceinline__ void NarrowByCounts(Pointer<const uint32_t> counts, P
   }
   if (lane == kWarp - 1) exchange[warp] = sum_to_here;
   __syncthreads();
-  // Of the warps before as many lanes know the sums.
+  // Adds the sums of the warps before this one, one per lane.
   uint32_t above = SumOverLanes(lane < warp ? exchange[lane] : 0u, kWarp) + sum_to_here - sum;
   constexpr int kResult = kMaxBlockThreads / kWarp;
-  // One thread finds the cut among its digits.
+  // Exactly one thread finds the cut among its digits.
   if (above < cut.wanted && cut.wanted <= above + sum) {
     int digit = greatest;
     uint32_t in_digit = counts[digit];
@@ -161,9 +166,9 @@ __device__ __forceinline__ void NarrowByCounts(Pointer<const uint32_t> counts, P
   cut.Narrow(exchange[kResult], exchange[kResult + 1], exchange[kResult + 2]);
 }
 
-// ---- A block a row -------------------------------------------------------------------------------------------
+// ---- One block per row ---------------------------------------------------------------------------------------
 
-// The row stays in shared memory from the one read of x to the write of y.
+// The row stays in shared memory from the single read of x to the write of y.
 template <class T>
 __global__ void __launch_bounds__(kMaxBlockThreads) SeparateByBlock(RowsParams<T> p) {
   using Bits = typename T::Bits;
@@ -213,7 +218,7 @@ __global__ void __launch_bounds__(kMaxBlockThreads) SeparateByBlock(RowsParams<T
     const auto y = p.y + row * n;
     const auto selected_row = p.selected + row * BitmaskBytes(n);
     const bool y_is_wide = IsWide(y);
-    // Whole warps go round together, as they make bytes of the bitmask together.
+    // All lanes of a warp take part in every iteration, because together they form bytes of the bitmask.
     for (int begin = 0; begin < vectors; begin += threads) {
       const int u = begin + thread, i = u * kSize;
       uint32_t selected = 0;
@@ -233,38 +238,38 @@ __global__ void __launch_bounds__(kMaxBlockThreads) SeparateByBlock(RowsParams<T
   }
 }
 
-// ---- Several blocks a row ------------------------------------------------------------------------------------
+// ---- Several blocks per row ----------------------------------------------------------------------------------
 
-// Launches follow each other where blocks would have to wait for each other:
+// Each point where blocks would have to wait for each other is a separate launch:
 //
-//   * CountDigits, for the first digit: reads x. For each further digit of the key, and for the first of the place:
-//     reads x again if the class has more entries than there are places for candidates, which takes ties or scores
-//     that are very near each other. Otherwise its blocks return at once.
-//   * WriteDecided reads x and writes y and the bitmask as if none of the class were selected, and puts the class
-//     into the list of candidates.
-//   * WriteCandidates selects among these, and puts right what is selected.
+//   * CountDigits reads x for the first digit. For each further digit of the key, and for the first digit of the
+//     place, it reads x again if the class exceeds the list of candidates. This happens only with ties or with scores
+//     that are very close to each other. Otherwise its blocks return at once.
+//   * WriteDecided reads x, writes y and the bitmask as if none of the class were selected, and adds the class to the
+//     list of candidates.
+//   * WriteCandidates selects among the candidates, and corrects y and the bitmask for the selected ones.
 template <class T>
 struct SplitParams {
   using Bits = typename T::Bits;
-  RowsParams<T> rows;  // of one batch
-  int64_t segment;     // entries
-  int32_t segments;    // of a row
-  int32_t digit;       // how many digits have been counted
-  uint32_t max_count;  // places for candidates, of a row
+  RowsParams<T> rows;  // the rows of one batch
+  int64_t segment;     // entries of a segment
+  int32_t segments;    // segments of a row
+  int32_t digit;       // digits counted so far
+  uint32_t max_count;  // capacity of a row's list of candidates
   // Scratch, for each row.
-  Pointer<uint32_t> counts;             // [digits, rows, kDigits], zeros at first
-  Pointer<uint32_t> candidate_counts;   // [rows], zeros at first
+  Pointer<uint32_t> counts;             // [digits, rows, kDigits], initially zero
+  Pointer<uint32_t> candidate_counts;   // [rows], initially zero
   Pointer<Cut<T>> cuts;                 // [digits + 1, rows]
   Pointer<uint32_t> candidate_indices;  // [rows, max_count]
   Pointer<Bits> candidates;             // [rows, max_count]
 
-  // Whether a class is too large for the candidates.
+  // Whether a class is too large for the list of candidates, so that another digit must be counted.
   __device__ __forceinline__ bool IsCounted(const Cut<T>& cut) const {
     return !cut.IsSettled() && cut.count > max_count;
   }
 
-  // Calls function(entry, index) for `count` candidates of a row. All threads of a block share them, and each has the
-  // loads of several under way: there is but one block to hide their latency.
+  // Calls function(entry, index) for `count` candidates of a row, split among the threads of a block. Each thread
+  // issues the loads of several candidates at once, because no other block hides their latency.
   template <class Function>
   __device__ __forceinline__ void ForEachCandidate(int64_t row, uint32_t count, Function function) const {
     constexpr int kAtOnce = 4;
@@ -288,7 +293,8 @@ struct SplitParams {
     }
   }
 
-  // A row's cut after the digits counted so far. All threads take part. The launch before left its own, and counts.
+  // Returns the cut of a row after the digits counted so far. All threads must call it. Starts from the cut and the
+  // counts of the previous launch.
   __device__ __forceinline__ Cut<T> CutOf(int64_t row, bool is_first_segment, uint32_t k,
                                           Pointer<uint32_t> exchange) const {
     Cut<T> cut = Cut<T>::OfRow(rows.n, k);
@@ -341,7 +347,8 @@ __global__ void __launch_bounds__(kSplitThreads) CountDigits(SplitParams<T> para
   }
 }
 
-// As many blocks a multiprocessor as ptxas likes (0), but for sm_70: there it likes more than it has registers for.
+// The minimum number of blocks per multiprocessor. 0 leaves it to ptxas. For sm_70 ptxas chooses more blocks than there
+// are registers for.
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 750
 constexpr int kWriteDecidedBlocks = 1;
 #else
@@ -389,7 +396,7 @@ __global__ void __launch_bounds__(kSplitThreads, kWriteDecidedBlocks) WriteDecid
         }
       }
       if (__ballot_sync(kAllLanes, undecided != 0) != 0) {
-        // Places for a warp's candidates at once.
+        // Reserves places for the candidates of a whole warp at once.
         const auto count = static_cast<uint32_t>(__popc(undecided));
         uint32_t to_here = count;
 #pragma unroll
@@ -417,8 +424,9 @@ __global__ void __launch_bounds__(kSplitThreads, kWriteDecidedBlocks) WriteDecid
   }
 }
 
-// Sets bits of the bitmask, whose words several threads may share. Only the batch's first and last bytes may lie in
-// a word that is not its alone: their bits are gathered in `edge_bits`, six words of shared memory.
+// Sets bits of the bitmask with atomic operations on words, because threads share words. The first and last bytes of
+// the batch may lie in words that extend beyond it. The bits of these bytes are collected in `edge_bits`, six words of
+// shared memory.
 struct BitSetter {
   Pointer<uint8_t> selected;
   int64_t bytes;
@@ -434,7 +442,7 @@ struct BitSetter {
       atomicOr(Cast<uint32_t>(selected + word), bit << (8 * (byte - word)));
     }
   }
-  // After a barrier, by thread 0.
+  // Thread 0 must call it after a barrier.
   __device__ __forceinline__ void SetEdges() const {
     for (int i = 0; i < 6; ++i) {
       const int64_t byte = i < 3 ? i : bytes - 1 - (i - 3);

@@ -1,4 +1,4 @@
-// Host side: picks the path and queues its kernels.
+// The host code: selects the path and queues its kernels.
 
 #include <cuda_runtime.h>
 
@@ -7,6 +7,7 @@
 #include <string>
 #include <utility>
 
+#include "core/arguments.h"
 #include "core/cuda/device.h"
 #include "core/cuda/entries-inl.h"
 #include "core/cuda/gradients-inl.h"
@@ -14,14 +15,14 @@
 #include "core/cuda/radix_rows-inl.h"
 #include "core/cuda/separate_cuda.h"
 #include "core/cuda/short_rows-inl.h"
-#include "core/dtypes.h"
 #include "core/separate.h"
+#include "core/types.h"
 
 namespace separationfactor {
 namespace cuda {
 namespace {
 
-// What a launch, or another call, came to: nothing, or the reason in words.
+// Returns an empty string if a launch or another call succeeded, else the error message.
 std::string Message(cudaError_t error, const char* kernel, DType dtype, int64_t rows, int64_t n) {
   if (error == cudaSuccess) return "";
   return std::string("CUDA kernel ") + kernel + " on " + std::to_string(rows) + " rows of " + std::to_string(n) + " " +
@@ -31,7 +32,7 @@ std::string Message(cudaError_t error, const char* kernel, DType dtype, int64_t 
 template <class T>
 FactorSource<T> SourceOf(const Factor& factor) {
   using Number = typename T::Number;
-  // Before the cast, which could round a denormal up.
+  // Tested before the cast, which could round a denormal up to a normal number.
   const bool is_zero = std::abs(factor.value) < std::numeric_limits<Number>::min();
   return {ToDevice<const typename T::Bits>(factor.on_device), is_zero ? Number{0} : static_cast<Number>(factor.value)};
 }
@@ -41,9 +42,9 @@ KSource SourceOf(const K& k) {
           ToDevice<const int64_t>(k.is_int64 ? k.on_device : nullptr), k.value};
 }
 
-// ---- Scratch of rows that several blocks share ---------------------------------------------------------------
+// ---- Scratch of rows that are split among blocks ---------------------------------------------------------------
 
-// Hands out parts of the scratch, one after another.
+// Divides the scratch into consecutive parts.
 class Parts {
  public:
   explicit Parts(void* scratch) : scratch_(static_cast<char*>(scratch)) {}
@@ -60,14 +61,14 @@ class Parts {
   int64_t bytes_ = 0;
 };
 
-// Digits that launches of CountDigits count: the key's, and one of the place.
+// The digits that CountDigits counts, one per launch: all digits of the key and one of the place.
 constexpr int SplitDigits(DType dtype) { return KeyDigits(dtype) + 1; }
 
 template <class T>
 struct SplitScratch {
   uint32_t* counts;
   uint32_t* candidate_counts;
-  int64_t zero_bytes;  // of the two
+  int64_t zero_bytes;  // the size of the two parts above, which start as zeros
   Cut<T>* cuts;
   uint32_t* candidate_indices;
   typename T::Bits* candidates;
@@ -190,8 +191,7 @@ class Separator {
   const RowsParams<T> params_;
 };
 
-// Blocks that keep a card busy, where each goes over as much as there is: several waves, as blocks are not equally
-// fast.
+// The number of blocks of a grid-stride kernel. Several waves keep the GPU busy, because blocks differ in speed.
 int64_t BlocksFor(int64_t blocks, const Device& device) {
   return Smaller(blocks, Smaller(device.max_blocks, 32 * int64_t{device.multiprocessors}));
 }
@@ -218,8 +218,9 @@ int64_t SeparateScratchBytes(DType dtype, int64_t rows, int64_t n, const Device&
 }
 
 std::string Separate(const SeparateArgs& args, const Device& device, cudaStream_t stream) {
-  if (args.k.on_device == nullptr && (args.k.value < 0 || args.k.value > args.n)) {
-    return "k must be in [0, n]. Received: k = " + std::to_string(args.k.value) + ", n = " + std::to_string(args.n);
+  if (args.k.on_device == nullptr) {
+    const std::string error = CheckK(args.k.value, args.n);
+    if (!error.empty()) return error;
   }
   if (args.rows == 0 || args.n == 0) return "";
   std::string failure;
@@ -249,7 +250,7 @@ std::string ScaleSelected(const ScaleSelectedArgs& args, const Device& device, c
 }
 
 int64_t SumSelectedScratchBytes(int64_t rows, int64_t n) {
-  // The sums of one launch, and what the next makes of them; by turns.
+  // Two buffers: each launch reads sums from one and writes sums to the other.
   const int64_t blocks = CeilDiv(rows * n, kSumBlock);
   Parts parts(nullptr);
   parts.Take<double>(2 * blocks);

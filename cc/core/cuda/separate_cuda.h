@@ -1,12 +1,14 @@
-// What core/separate.h does, on a CUDA device: the same arguments, on pointers to device memory.
+// The functions of core/separate.h for CUDA devices. The arguments are the same, with pointers to device memory.
 //
-// The results are the CPU's, bit for bit, y, dx and sums alike. Every function queues its kernels on the stream it
-// is given and returns: it waits for nothing, allocates nothing and keeps nothing. Each returns an empty string, or
-// what went wrong with which kernel on which shape. What the launches are depends on the dtype, the rows, n and the
-// device alone, so that k and the factors may lie in device memory, where XLA and trained variables have them.
+//   * Results: the same bits as on the CPU, for y, dx and the sums.
+//   * Execution: every function queues its kernels on the given stream and returns. It does not synchronize, allocate
+//     memory or keep state.
+//   * Errors: every function returns an empty string, or a message that names the kernel, the shape and the error.
+//   * Launches depend only on the dtype, the number of rows, n and the device. Therefore k and the factors may be in
+//     device memory, as with XLA and trained variables.
+//   * Alignment: the dtype's. Rows and pointers at multiples of 16 bytes allow 16-byte accesses.
 //
-// Any alignment that the dtype has will do; rows and pointers at multiples of 16 bytes make for wide accesses. The
-// paths, the bytes that each moves, and what has been checked without a card: docs/cuda.md.
+// docs/cuda.md describes the paths, the bytes that each moves, and the checks.
 
 #ifndef SEPARATIONFACTOR_CORE_CUDA_SEPARATE_CUDA_H_
 #define SEPARATIONFACTOR_CORE_CUDA_SEPARATE_CUDA_H_
@@ -21,27 +23,27 @@
 namespace separationfactor {
 namespace cuda {
 
-// What the launches depend on.
+// The attributes of a device that the launches depend on.
 struct Device {
   int multiprocessors;
-  int shared_bytes;    // shared memory that a block may ask for
-  int64_t max_blocks;  // blocks in a grid's first dimension
+  int shared_bytes;    // maximum shared memory of a block
+  int64_t max_blocks;  // maximum blocks in the first dimension of a grid
 };
 
-// The attributes of a device: three reads of what the driver has at hand. Callers may keep the result.
+// Reads the attributes of a device, three values that the driver caches. Callers may keep the result.
 cudaError_t GetDevice(int ordinal, Device* device);
 
-// k, 0 <= k <= n. The host's value is checked. One that only the device knows cannot be, so if it is out of range
-// every entry of y becomes NaN, whatever the factors are, and nothing is selected: a wrong k does not go unseen.
+// k, 0 <= k <= n. A host value out of range is an error. A device value cannot be checked on the host: if it is out of
+// range, every entry of y becomes NaN, for any factors, and nothing is selected.
 struct K {
-  const void* on_device = nullptr;  // an int32 or int64 in device memory; if null, `value` is k
-  bool is_int64 = false;            // what on_device points to
+  const void* on_device = nullptr;  // an int32 or int64 in device memory, or null: `value` is k
+  bool is_int64 = false;            // the type at on_device
   int64_t value = 0;
 };
 
-// A factor.
+// A factor, in host or device memory.
 struct Factor {
-  const void* on_device = nullptr;  // of the rows' dtype, in device memory; if null, `value` is the factor
+  const void* on_device = nullptr;  // of the rows' dtype, in device memory, or null: `value` is the factor
   double value = 0;
 };
 
@@ -54,15 +56,15 @@ struct SeparateArgs {
   Factor separation;
   Factor suppression;
   const void* x;      // [rows, n]
-  void* y;            // [rows, n]; may be x itself
+  void* y;            // [rows, n]; may be x
   uint8_t* selected;  // [rows, BitmaskBytes(n)]
-  void* scratch;      // SeparateScratchBytes, aligned to 16 bytes, with any contents; null if that is 0
+  void* scratch;      // SeparateScratchBytes, 16-byte aligned, uninitialized; null if that is 0
 };
 
-// Bytes of scratch: 0 unless several blocks share a row.
+// Returns the bytes of scratch. 0 unless rows are split among blocks.
 int64_t SeparateScratchBytes(DType dtype, int64_t rows, int64_t n, const Device& device);
 
-// y and the bitmask of the selected entries.
+// Computes y and the bitmask of the selected entries.
 std::string Separate(const SeparateArgs& args, const Device& device, cudaStream_t stream);
 
 struct ScaleSelectedArgs {
@@ -73,10 +75,10 @@ struct ScaleSelectedArgs {
   Factor suppression;
   const void* v;            // [rows, n]
   const uint8_t* selected;  // [rows, BitmaskBytes(n)]
-  void* out;                // [rows, n]; may be v itself
+  void* out;                // [rows, n]; may be v
 };
 
-// out[i] = v[i] * (separation if i is selected else suppression).
+// Computes out[i] = v[i] * (separation if i is selected else suppression).
 std::string ScaleSelected(const ScaleSelectedArgs& args, const Device& device, cudaStream_t stream);
 
 struct SumSelectedArgs {
@@ -87,14 +89,14 @@ struct SumSelectedArgs {
   const void* v;            // [rows, n]
   const uint8_t* selected;  // [rows, BitmaskBytes(n)]
   void* selected_sum;       // one element of the dtype
-  void* others_sum;         // another
-  void* scratch;            // SumSelectedScratchBytes, aligned to 16 bytes, with any contents
+  void* others_sum;         // one element of the dtype
+  void* scratch;            // SumSelectedScratchBytes, 16-byte aligned, uninitialized
 };
 
 int64_t SumSelectedScratchBytes(int64_t rows, int64_t n);
 
-// The sums of u * v over the selected entries and over the others, made and added in float64 in the order that
-// core/separate.h documents, then rounded to the dtype (the half types by way of float32, as TensorFlow casts).
+// Computes the sums of u * v over the selected entries and over the others, in float64 and in the order that
+// core/separate.h documents. Then rounds them to the dtype, the half types via float32, as TensorFlow's cast does.
 std::string SumSelected(const SumSelectedArgs& args, const Device& device, cudaStream_t stream);
 
 }  // namespace cuda

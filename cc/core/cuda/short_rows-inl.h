@@ -1,4 +1,4 @@
-// Rows that a thread or a warp selects from in registers.
+// Separates short rows in registers: one thread per row, or some lanes of a warp per row.
 
 #ifndef SEPARATIONFACTOR_CORE_CUDA_SHORT_ROWS_INL_H_
 #define SEPARATIONFACTOR_CORE_CUDA_SHORT_ROWS_INL_H_
@@ -26,7 +26,7 @@ struct RowsParams {
   Pointer<Bits> y;
   Pointer<uint8_t> selected;
 
-  // k as kernels use it: where it is invalid, nothing is selected, and the factors make NaN of everything.
+  // Reads k. If it is invalid, returns 0, so nothing is selected, and Factors makes every product NaN.
   __device__ uint32_t ReadK(bool* is_valid) const {
     const int64_t value = k.Read();
     *is_valid = 0 <= value && value <= n;
@@ -34,17 +34,16 @@ struct RowsParams {
   }
 };
 
-// ---- A thread a row ------------------------------------------------------------------------------------------
+// ---- One thread per row --------------------------------------------------------------------------------------
 
-// Entries from the start of one row in shared memory to the start of the next. An odd number of words (of float64:
-// of entries) apart, threads that read the same column meet no bank twice.
+// The distance between rows in shared memory, in entries. It is an odd number of words (float64: of entries), so
+// threads that read the same column do not conflict on a bank.
 template <class Bits>
 SEPARATIONFACTOR_HOST_DEVICE constexpr int RowPitch(int n) {
   return sizeof(Bits) == 2 ? 2 * ((n + 1) / 2 | 1) : n | 1;
 }
 
-// Copies rows between device memory, where they lie without gaps, and shared memory. All threads take part; `copy`
-// gets vectors of as many entries as there are, or of one.
+// Copies rows between device memory, where they have no gaps, and shared memory. All threads must call it.
 template <class T, bool kToShared>
 __device__ __forceinline__ void CopyRows(Pointer<typename T::Bits> shared, Pointer<typename T::Bits> out,
                                          Pointer<const typename T::Bits> in, int rows, int n) {
@@ -70,8 +69,8 @@ __device__ __forceinline__ void CopyRows(Pointer<typename T::Bits> shared, Point
   }
 }
 
-// Blocks that a multiprocessor should have room for. Left alone, ptxas aims at more and spills for it, or takes two
-// registers that cost a block.
+// The minimum number of blocks per multiprocessor, for __launch_bounds__. By default ptxas aims at more blocks and
+// spills, or uses two registers more, which costs a block.
 template <class T, int kMaxN>
 constexpr int ThreadPathBlocks() {
   const int bytes = sizeof(typename T::Bits);
@@ -82,8 +81,8 @@ constexpr int ThreadPathBlocks() {
   return bytes == 8 ? 1 : 6;
 }
 
-// Each entry's rank among all pairs, with no branch that rows could take differently: n^2 / 2 comparisons, of which
-// all lanes of a warp have use. kMaxN only bounds n: it is the registers that are set aside.
+// Ranks entries by comparing all pairs: n^2 / 2 comparisons without divergent branches. kMaxN is the largest n and sets
+// the number of registers.
 template <class T, int kMaxN>
 __global__ void __launch_bounds__(kThreadPathThreads, ThreadPathBlocks<T, kMaxN>()) SeparateByThread(RowsParams<T> p) {
   using Bits = typename T::Bits;
@@ -109,7 +108,7 @@ __global__ void __launch_bounds__(kThreadPathThreads, ThreadPathBlocks<T, kMaxN>
         ranks[i] = 0;
 #pragma unroll
         for (int j = 0; j < i; ++j) {
-          // Of two that tie the first is ahead.
+          // Of two tied entries the first has the lower rank.
           const bool is_behind = keys[j] >= keys[i];
           ranks[i] += is_behind ? 1 : 0;
           ranks[j] += is_behind ? 0 : 1;
@@ -132,23 +131,23 @@ __global__ void __launch_bounds__(kThreadPathThreads, ThreadPathBlocks<T, kMaxN>
   }
 }
 
-// ---- Lanes of a warp a row -----------------------------------------------------------------------------------
+// ---- Lanes of a warp per row ---------------------------------------------------------------------------------
 
 template <class T>
 struct WarpRowsParams {
   RowsParams<T> rows;
-  int lanes;  // of a row: 4, 8, 16 or 32
+  int lanes;  // lanes per row: 4, 8, 16 or 32
 };
 
-// The sum over the lanes of a row, for each of them.
+// Returns the sum over the lanes of a row, in every lane.
 __device__ __forceinline__ uint32_t SumOverLanes(uint32_t number, int lanes) {
   for (int step = lanes / 2; step > 0; step /= 2) number += __shfl_xor_sync(kAllLanes, number, step);
   return number;
 }
 
-// A row's entries stay in registers from the one read of x to the write of y. Its k-th greatest key is found from
-// the top bit down: a bit is set if at least k keys are then still at or above. When exactly k are, the search is
-// over; for distinct scores that is after about log2(range of the keys / distance of two) steps.
+// The entries stay in registers from the single read of x to the write of y. The k-th greatest key is found bit by bit
+// from the top: a bit is set if at least k keys are at or above the resulting pivot. The search ends when exactly k
+// are. For distinct scores it takes about log2(range of the keys / distance between two keys) steps.
 template <class T, int kEntries>
 __global__ void __launch_bounds__(kWarpPathThreads, 1) SeparateByWarp(WarpRowsParams<T> params) {
   using Bits = typename T::Bits;
@@ -167,7 +166,7 @@ __global__ void __launch_bounds__(kWarpPathThreads, 1) SeparateByWarp(WarpRowsPa
   const int64_t warp = static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / kWarp;
   const int64_t warps = static_cast<int64_t>(gridDim.x) * kWarps;
   for (int64_t first = warp * rows_of_warp; first < p.rows; first += warps * rows_of_warp) {
-    // Lanes beyond the last row keep the others company, with a row of no entries.
+    // Lanes beyond the last row process an empty row, because the whole warp takes part in collectives.
     const int64_t row = first + lane / lanes;
     const int size = row < p.rows ? n : 0;
     const auto x = p.x + (row < p.rows ? row : 0) * n;
@@ -184,12 +183,12 @@ __global__ void __launch_bounds__(kWarpPathThreads, 1) SeparateByWarp(WarpRowsPa
       const int i = (j * lanes + lane_of_row) * kSize;
 #pragma unroll
       for (int v = 0; v < kSize; ++v) {
-        // No key is 0: what does not exist is below all that does.
+        // No key is 0, so missing entries rank below all others.
         keys[j * kSize + v] = i + v < size ? KeyOf<T>(vectors[j].entries[v], p.score_mask) : Bits{0};
       }
     }
 
-    // The k-th greatest key, or one that exactly k keys are not below.
+    // The k-th greatest key, or a pivot with exactly k keys at or above it.
     Bits threshold = 0;
     uint32_t not_below = size;
     bool is_found = k == 0 || static_cast<uint32_t>(size) <= k;
@@ -207,7 +206,7 @@ __global__ void __launch_bounds__(kWarpPathThreads, 1) SeparateByWarp(WarpRowsPa
       }
     }
 
-    // How many of those that equal the threshold are selected: the first ones.
+    // The number of selected entries that equal the threshold, the first ones of the row.
     if (k == 0) threshold = static_cast<Bits>(~Bits{0});
     const bool has_ties = k == 0 || not_below > k;
     uint32_t quota = not_below;
@@ -223,11 +222,11 @@ __global__ void __launch_bounds__(kWarpPathThreads, 1) SeparateByWarp(WarpRowsPa
     const auto y = p.y + (row < p.rows ? row : 0) * n;
     const auto selected_row = p.selected + (row < p.rows ? row : 0) * BitmaskBytes(n);
     const bool y_is_wide = IsWide(y);
-    uint32_t equal_before = 0;  // in the vectors so far
+    uint32_t equal_before = 0;  // ties in earlier vectors
 #pragma unroll
     for (int j = 0; j < kVectors; ++j) {
       const int i = (j * lanes + lane_of_row) * kSize;
-      uint32_t rank = equal_before;  // of this lane's next one that equals the threshold
+      uint32_t rank = equal_before;  // the rank of this lane's next tie
       if (any_has_ties) {
 #pragma unroll
         for (int v = 0; v < kSize; ++v) {

@@ -1,7 +1,7 @@
-// Stands in for the emulator's header where cuda_test is compiled for a card: memory and errors are the card's own.
+// Replaces the emulator's header when cuda_test is compiled for a GPU. Memory and errors are those of the GPU.
 //
-// A card forgives much of what the emulator does not. compute-sanitizer, run on the test, sees some of it; each
-// Memory is an allocation of its own, so that it sees accesses out of bounds too.
+// A GPU does not report most errors that the emulator reports. compute-sanitizer reports some of them. Each Memory is a
+// separate allocation, so that compute-sanitizer detects accesses out of bounds.
 
 #ifndef SEPARATIONFACTOR_TESTS_CUDA_ON_CARD_SIMT_SIMT_H_
 #define SEPARATIONFACTOR_TESTS_CUDA_ON_CARD_SIMT_SIMT_H_
@@ -17,8 +17,8 @@
 
 namespace simt {
 
-// Memory of both the host, which fills and reads it between launches, and the card: full of dirt, and `misalignment`
-// bytes after a multiple of 256.
+// Memory that the GPU accesses in launches and the host between them. Filled with garbage, at `misalignment` bytes
+// after a multiple of 256.
 class Memory {
  public:
   Memory(const char* name, int64_t bytes, int granule, int misalignment = 0) : misalignment_(misalignment) {
@@ -34,7 +34,7 @@ class Memory {
   Memory& operator=(const Memory&) = delete;
 
   char* data() { return static_cast<char*>(allocation_) + misalignment_; }
-  // What has been written, only the emulator knows.
+  // Only the emulator tracks initialization.
   void Initialize() {}
   bool IsInitialized() const { return true; }
 
@@ -43,11 +43,11 @@ class Memory {
   int misalignment_;
 };
 
-// The card has its own schedule and its own limits.
+// No-ops: a GPU has its own schedule and limits.
 inline void SetSchedule(uint64_t) {}
 inline void SetSharedLimit(int) {}
 
-// Waits for what was queued; what went wrong, or nothing.
+// Waits for the queued work. Returns the error message, or an empty string.
 inline std::string TakeError() {
   const cudaError_t error = cudaDeviceSynchronize();
   return error == cudaSuccess ? "" : cudaGetErrorString(error);

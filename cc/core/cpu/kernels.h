@@ -1,0 +1,48 @@
+// The kernels of one instruction set. separate.cc splits the rows among threads and calls them.
+
+#ifndef SEPARATIONFACTOR_CORE_CPU_KERNELS_H_
+#define SEPARATIONFACTOR_CORE_CPU_KERNELS_H_
+
+#include <cstdint>
+
+#include "core/separate.h"
+#include "core/types.h"
+
+namespace separationfactor {
+
+// The segments of one row, which threads process in parallel. `run` is a function pointer because kernels may not use
+// std::function: see simd-inl.h.
+struct Segments {
+  static constexpr int64_t kMaxCount = 128;
+  static constexpr int64_t kGranularity = 4096;  // `length` is a multiple of this
+
+  int64_t count;
+  int64_t length;  // the last segment may be shorter
+  void* pool;
+  // Calls work(context, segment) for all segments, possibly in parallel, and returns when all calls have returned.
+  void (*run)(void* pool, void (*work)(void* context, int64_t segment), void* context);
+};
+
+// The caller sets flush-to-zero and denormals-are-zero, which the comparisons rely on.
+struct Kernels {
+  // Separates the rows [begin, end). Scratch: ScratchBytes(args), aligned as by malloc.
+  void (*separate)(const SeparateArgs& args, int64_t begin, int64_t end, void* scratch);
+  // Separates one row in segments. Scratch: ScratchBytes(args) + segments.count * kScratchSlack.
+  void (*separate_split)(const SeparateArgs& args, int64_t row, const Segments& segments, void* scratch);
+  // Scales the rows [begin, end).
+  void (*scale)(const ScaleSelectedArgs& args, int64_t begin, int64_t end);
+};
+
+// The scratch of one thread: one row, and room for vectors that are stored past its end.
+constexpr int64_t kScratchSlack = 256;
+constexpr int64_t ScratchBytes(const SeparateArgs& args) { return args.n * ElementBytes(args.dtype) + kScratchSlack; }
+
+extern const Kernels kBaselineKernels;
+#if defined(__x86_64__)
+extern const Kernels kAvx2Kernels;
+extern const Kernels kAvx512Kernels;
+#endif
+
+}  // namespace separationfactor
+
+#endif  // SEPARATIONFACTOR_CORE_CPU_KERNELS_H_

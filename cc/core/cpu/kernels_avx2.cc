@@ -1,0 +1,7 @@
+#include "core/cpu/kernels-inl.h"
+
+namespace separationfactor {
+
+const Kernels kAvx2Kernels = kKernels;
+
+}  // namespace separationfactor
