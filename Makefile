@@ -32,7 +32,7 @@ CXX_FILES = $(shell find cc tests -name '*.cc' -o -name '*.cu' -o -name '*.h')
 OLDEST ?= 2.16
 VERSION_TESTS = ops derivatives xla transformations saved_gradients layers callbacks portable library core_module models
 
-.PHONY: demo test test-oldest lint core-test sanitized-test emulated-test python-test short-demo fuzz cuda-evidence develop clean
+.PHONY: demo test test-oldest lint types core-test sanitized-test emulated-test python-test short-demo fuzz cuda-evidence develop clean
 
 demo: $(VENV)/with-lab
 	$(BIN)/separationfactor $(DEMO) --output $(RUN) $(if $(wildcard $(RUN)/config.json),--resume)
@@ -56,6 +56,12 @@ lint: $(VENV)/with-$(EXTRAS)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/clang-format --dry-run -Werror $(CXX_FILES)
+
+# The library's types, and the public API's as a user's type checker sees them.
+types: $(VENV)/with-$(EXTRAS)
+	$(BIN)/pip install --quiet mypy==2.4.1 basedpyright==1.40.2
+	$(BIN)/mypy
+	$(BIN)/basedpyright --pythonpath $(BIN)/python
 
 # The core's tests, with a tenth of the cases of the CUDA kernels on their emulator.
 core-test: $(VENV)/with-$(EXTRAS)

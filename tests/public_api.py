@@ -1,11 +1,10 @@
-"""A typed program that uses the public API: type checkers must accept it and know its types. It does not run."""
+"""Uses the public API. It is not run: type checkers must accept it and infer the asserted types."""
 
 from typing import Any
 
-from typing_extensions import assert_type
-
 import keras
 import tensorflow as tf
+from typing_extensions import assert_type
 
 import separationfactor as sf
 
