@@ -11,6 +11,7 @@ from typing import Any
 import keras
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import StrMethodFormatter
 
 from separationfactor.models import ConditionalVAE
 from separationfactor_lab import evaluation, figures, files, metrics
@@ -215,6 +216,10 @@ def _likelihood_and_swaps(results: Results) -> Figure:
     _draw_settings(panels[0], results, names, set(names) - set(obedient), "left")
     _draw_settings(panels[1], results, obedient, set(obedient), "right")
     panels[0].legend(fontsize=7)
+    # The settings without `stop_gradient` reach several times the others' ELBO.
+    panels[0].set_yscale("log")
+    for which in (panels[0].yaxis.set_major_formatter, panels[0].yaxis.set_minor_formatter):
+        which(StrMethodFormatter("{x:.0f}"))
     panels[0].set_ylabel("negative ELBO (nats per image); lower is better")
     panels[0].set_title("All settings", fontsize=10)
     panels[1].set_title(f"Those with a swap accuracy of {_OBEDIENT} or more", fontsize=10)
