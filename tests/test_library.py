@@ -249,6 +249,25 @@ def test_the_library_needs_nothing_of_the_laboratory():
     assert result.stdout == "[0.0, 2.0]\n", result.stderr
 
 
+def test_the_laboratory_is_an_attribute_of_the_library():
+    program = """
+import sys
+import separationfactor
+assert not [name for name in sys.modules if name.startswith("separationfactor_lab")]
+from separationfactor import data, metrics
+from separationfactor.cli import main
+import separationfactor_lab.cli
+assert data is separationfactor_lab.data and metrics is separationfactor_lab.metrics
+assert main is separationfactor_lab.cli.main
+try:
+    separationfactor.nothing
+except AttributeError as error:
+    print(error)
+"""
+    result = run(program)
+    assert result.stdout == "module 'separationfactor' has no attribute 'nothing'\n", result.stderr
+
+
 @pytest.mark.parametrize(
     "arguments",
     [["--help"], ["--version"], ["train", "--help"], ["study", "--help"], ["factors", "sprites", "--help"]],

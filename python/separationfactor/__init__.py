@@ -1,5 +1,8 @@
 """Fused top-k masking for TensorFlow and Keras: the separation and k-sparse layers as one compiled op."""
 
+import importlib
+from types import ModuleType
+
 # TensorFlow is not among the dependencies that pip installs (see pyproject.toml). TensorFlow installs Keras.
 try:
     import tensorflow  # noqa: F401
@@ -37,3 +40,13 @@ from separationfactor.portability import portable
 __version__ = "0.1.0"
 
 __all__ = ["KSchedule", "KSparse", "SeparationFactor", "build_info", "models", "portable", "separate"]
+
+# The modules of the laboratory that are also attributes here, imported at their first use.
+_LABORATORY = ("benchmark", "data", "evaluation", "export", "figures", "metrics", "runs", "studies")
+
+
+def __getattr__(name: str) -> ModuleType:
+    """Returns a module of the laboratory: `separationfactor.metrics` is `separationfactor_lab.metrics`."""
+    if name in _LABORATORY:
+        return importlib.import_module(f"separationfactor_lab.{name}")
+    raise AttributeError(f"module 'separationfactor' has no attribute {name!r}")
