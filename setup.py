@@ -408,6 +408,7 @@ setup(
         # tests of the code that nvcc generates for the CUDA kernels.
         "test": [
             *LAB,
+            "setuptools>=77",
             "pytest>=8",
             "pytest-xdist",
             "hypothesis>=6.100",

@@ -226,7 +226,7 @@ def test_the_commands_name_the_extra_that_they_need(module, arguments):
     result = run(f"import sys; sys.modules[{module!r}] = None; sys.argv[1:] = {arguments}; {COMMAND}")
     assert result.returncode == 1
     (line,) = result.stderr.splitlines()
-    assert line.startswith(f"separationfactor's commands need the extra `lab`, of which {module} is not")
+    assert line.startswith(f"separationfactor's commands need the extra `lab`, but {module} is not")
     assert "pip install" in line
     assert "[lab]" in line
 
@@ -359,6 +359,19 @@ def test_the_commands_start_without_greetings():
     result = run(f"import sys; sys.argv[1:] = ['info', '--json']; {COMMAND}")
     assert json.loads(result.stdout)["version"] == sf.__version__
     assert result.stderr == ""
+
+
+def test_a_command_whose_stderr_is_closed():
+    result = subprocess.run(
+        f"exec {sys.executable} -c '{COMMAND}' info --json 2>&-",
+        shell=True,
+        env={**os.environ, "PYTHONPATH": str(Path(sf.__file__).parents[1])},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0
+    assert json.loads(result.stdout)["version"] == sf.__version__
 
 
 def test_what_tensorflow_says_beside_its_greeting_is_not_held_back():

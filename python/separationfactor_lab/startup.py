@@ -8,7 +8,6 @@ import os
 import pickle
 import re
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import Any
@@ -45,8 +44,11 @@ _GREETING = re.compile(
 @contextlib.contextmanager
 def _without_greeting() -> Iterator[None]:
     """Buffers stderr, including that of C++ code, then writes all lines except TensorFlow's greeting."""
+    if sys.stderr is None:  # the process started with a closed stderr
+        yield
+        return
     sys.stderr.flush()
-    with tempfile.TemporaryFile() as held:
+    with open(os.memfd_create("stderr"), "w+b") as held:
         stderr = os.dup(2)
         os.dup2(held.fileno(), 2)
         try:
