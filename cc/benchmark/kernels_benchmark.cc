@@ -122,6 +122,16 @@ void BenchmarkScale(benchmark::State& state, InstructionSet set, Shape shape, Di
   Report(state, shape);
 }
 
+template <class T>
+void BenchmarkSum(benchmark::State& state, InstructionSet set, Shape shape, Distribution distribution) {
+  SetInstructionSet(set);
+  const Data<T> data(shape, distribution);
+  Separate(ArgsOf(data, shape, 0.25), here);
+  const SumSelectedArgs args{T::kDType, shape.rows, shape.n, data.x.data(), data.y.data(), data.selected.data()};
+  for (auto _ : state) benchmark::DoNotOptimize(SumSelected(args, here));
+  Report(state, shape);
+}
+
 // The common method: nth_element on a copy finds the threshold, and a second pass compares with it. It does not order
 // ties and writes no bitmask.
 template <class T>
@@ -183,6 +193,7 @@ void RegisterDType(const char* dtype) {
         Register("separate_suppression" + suffix, BenchmarkSeparate<T>, set, shape, distribution, 0.25);
         Register("scale" + suffix, BenchmarkScale<T>, set, shape, distribution, 0.0);
         Register("scale_suppression" + suffix, BenchmarkScale<T>, set, shape, distribution, 0.25);
+        Register("sum" + suffix, BenchmarkSum<T>, set, shape, distribution);
       }
       Register("nth_element" + name, BenchmarkNthElement<T>, shape, distribution);
     }

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <memory>
+#include <utility>
+#include <vector>
 
 #include "core/cpu/flush_denormals.h"
 #include "core/cpu/instruction_set.h"
@@ -57,6 +59,25 @@ int64_t SegmentLength(int64_t n, int threads) {
   const int64_t count = std::clamp<int64_t>(n / kMinSegment, 1, std::min<int64_t>(4 * threads, Segments::kMaxCount));
   const int64_t length = (n + count - 1) / count;
   return (length + Segments::kGranularity - 1) / Segments::kGranularity * Segments::kGranularity;
+}
+
+// Sums groups of numbers, then groups of those sums, until one number is left. Adds the upper half of a group, which is
+// padded with zeros, to the lower half until one number is left.
+double SumByGroups(std::vector<double> numbers) {
+  while (numbers.size() > 1) {
+    const size_t groups = (numbers.size() + kSumGroup - 1) / kSumGroup;
+    numbers.resize(groups * kSumGroup);
+    for (size_t i = 0; i < groups; ++i) {
+      double* group = numbers.data() + i * kSumGroup;
+      for (int half = kSumGroup / 2; half > 0; half /= 2) {
+        for (int j = 0; j < half; ++j) group[j] += group[j + half];
+      }
+      numbers[i] = group[0];
+    }
+    numbers.resize(groups);
+  }
+  // A zero sum is +0, so its sign does not depend on the order of additions.
+  return numbers.empty() || numbers[0] == 0 ? 0.0 : numbers[0];
 }
 
 struct SegmentPool {
@@ -117,6 +138,22 @@ void ScaleSelected(const ScaleSelectedArgs& args, const ParallelFor& parallel_fo
     const ScopedFlushDenormals flush;
     kernels.scale(args, begin, end);
   });
+}
+
+SelectedSums SumSelected(const SumSelectedArgs& args, const ParallelFor& parallel_for) {
+  const Kernels& kernels = CurrentKernels();
+  const int64_t blocks = (args.rows * args.n + kSumBlock - 1) / kSumBlock;
+  std::vector<double> selected(blocks), others(blocks);
+  parallel_for(blocks, kSumBlock / 2, [&](int64_t begin, int64_t end) {
+    const ScopedFlushDenormals flush;
+    for (int64_t block = begin; block < end; ++block) {
+      const SelectedSums sums = kernels.sum_block(args, block);
+      selected[block] = sums.selected;
+      others[block] = sums.others;
+    }
+  });
+  const ScopedFlushDenormals flush;
+  return {SumByGroups(std::move(selected)), SumByGroups(std::move(others))};
 }
 
 }  // namespace separationfactor

@@ -226,30 +226,58 @@ double SumOracle(std::vector<double> numbers) {
   return numbers.empty() ? 0 : numbers[0] + 0.0;
 }
 
+bool IsSameSum(double a, double b) { return a == b || (std::isnan(a) && std::isnan(b)); }
+
+// Sizes around a group of 64 and a block of 64 groups, rows that start at any bit of a group, and numbers that are not
+// finite.
 template <class T>
 void TestSumSelected(const char* dtype) {
+  using Bits = typename T::Bits;
   std::mt19937_64 rng(2);
   const auto normal = Distributions<T>()[0].entry;
-  for (const auto& [rows, n] : std::vector<std::pair<int64_t, int64_t>>{
-           {0, 5}, {1, 1}, {1, 63}, {1, 64}, {1, 65}, {7, 9}, {64, 64}, {65, 63}, {3, 5000}, {1000, 271}}) {
-    Rows<T> u(rows * n), v(rows * n), y(rows * n);
-    std::vector<uint8_t> selected(rows * BitmaskBytes(n));
-    for (auto& entry : u) entry = normal(rng, 0);
-    for (auto& entry : v) entry = normal(rng, 0);
-    const int64_t k = n / 3;
-    Separate({T::kDType, Score::kValue, rows, n, k, 1, 0, v.data(), y.data(), selected.data()}, Threads(1));
-    std::vector<double> in(rows * n), out(rows * n);
-    for (int64_t i = 0; i < rows * n; ++i) {
-      const double product = ToDouble<T>(u[i]) * ToDouble<T>(v[i]);
-      const bool bit = selected[i / n * BitmaskBytes(n) + i % n / 8] >> i % n % 8 & 1;
-      (bit ? in : out)[i] = product;
-    }
-    for (const int threads : {1, 2, 5}) {
-      const SelectedSums sums =
-          SumSelected({T::kDType, rows, n, u.data(), v.data(), selected.data()}, Threads(threads));
-      CHECK(sums.selected == SumOracle(in) && sums.others == SumOracle(out),
-            "%s rows=%ld n=%ld threads=%d: %.17g %.17g, not %.17g %.17g", dtype, rows, n, threads, sums.selected,
-            sums.others, SumOracle(in), SumOracle(out));
+  const Bits sign = static_cast<Bits>(Bits{1} << (8 * sizeof(Bits) - 1));
+  const Bits specials[] = {T::kExponent, static_cast<Bits>(T::kExponent | sign), static_cast<Bits>(T::kExponent + 1)};
+  for (const auto& [rows, n] : std::vector<std::pair<int64_t, int64_t>>{{0, 5},
+                                                                        {1, 1},
+                                                                        {1, 63},
+                                                                        {1, 64},
+                                                                        {1, 65},
+                                                                        {7, 9},
+                                                                        {500, 1},
+                                                                        {64, 64},
+                                                                        {65, 63},
+                                                                        {1, 4095},
+                                                                        {1, 4096},
+                                                                        {1, 4097},
+                                                                        {3, 5000},
+                                                                        {1000, 271}}) {
+    for (const int special_every : {0, 100000, 500, 3}) {
+      Rows<T> u(rows * n), v(rows * n), y(rows * n);
+      std::vector<uint8_t> selected(rows * BitmaskBytes(n));
+      for (auto* numbers : {&u, &v}) {
+        for (auto& entry : *numbers) {
+          entry = special_every > 0 && rng() % special_every == 0 ? specials[rng() % 3] : normal(rng, 0);
+        }
+      }
+      const int64_t k = n / 3;
+      Separate({T::kDType, Score::kValue, rows, n, k, 1, 0, v.data(), y.data(), selected.data()}, Threads(1));
+      std::vector<double> in(rows * n), out(rows * n);
+      for (int64_t i = 0; i < rows * n; ++i) {
+        const double product = ToDouble<T>(u[i]) * ToDouble<T>(v[i]);
+        const bool bit = selected[i / n * BitmaskBytes(n) + i % n / 8] >> i % n % 8 & 1;
+        (bit ? in : out)[i] = product;
+      }
+      const double in_sum = SumOracle(in), out_sum = SumOracle(out);
+      for (const InstructionSet set : SupportedInstructionSets()) {
+        CHECK(SetInstructionSet(set), "%s", InstructionSetName(set));
+        for (const int threads : {1, 2, 5}) {
+          const SelectedSums sums =
+              SumSelected({T::kDType, rows, n, u.data(), v.data(), selected.data()}, Threads(threads));
+          CHECK(IsSameSum(sums.selected, in_sum) && IsSameSum(sums.others, out_sum),
+                "%s %s rows=%ld n=%ld threads=%d special_every=%d: %.17g %.17g, not %.17g %.17g", dtype,
+                InstructionSetName(set), rows, n, threads, special_every, sums.selected, sums.others, in_sum, out_sum);
+        }
+      }
     }
   }
 }

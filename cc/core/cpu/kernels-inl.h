@@ -21,6 +21,7 @@
 #include "core/cpu/scores-inl.h"
 #include "core/cpu/split_row-inl.h"
 #include "core/cpu/stream-inl.h"
+#include "core/cpu/sums-inl.h"
 #include "core/cpu/write_cut-inl.h"
 #include "core/separate.h"
 #include "core/types.h"
@@ -158,7 +159,13 @@ void ScaleAny(const ScaleSelectedArgs& args, int64_t begin, int64_t end) {
   WithDType(args.dtype, [&](auto traits) { ScaleRows<decltype(traits)>(args, begin, end); });
 }
 
-constexpr Kernels kKernels = {SeparateAny, SeparateSplitAny, ScaleAny};
+SelectedSums SumBlockAny(const SumSelectedArgs& args, int64_t block) {
+  SelectedSums sums{};
+  WithDType(args.dtype, [&](auto traits) { sums = SumBlock<decltype(traits)>(args, block); });
+  return sums;
+}
+
+constexpr Kernels kKernels = {SeparateAny, SeparateSplitAny, ScaleAny, SumBlockAny};
 
 }  // namespace
 }  // namespace separationfactor

@@ -31,7 +31,13 @@ struct Kernels {
   void (*separate_split)(const SeparateArgs& args, int64_t row, const Segments& segments, void* scratch);
   // Scales the rows [begin, end).
   void (*scale)(const ScaleSelectedArgs& args, int64_t begin, int64_t end);
+  // Sums the elements [block * kSumBlock, (block + 1) * kSumBlock), or those of them that exist.
+  SelectedSums (*sum_block)(const SumSelectedArgs& args, int64_t block);
 };
+
+// Sums add numbers in groups of this size; a block is a full group of full groups.
+constexpr int kSumGroup = 64;
+constexpr int64_t kSumBlock = kSumGroup * kSumGroup;
 
 // The scratch of one thread: one row, and room for vectors that are stored past its end.
 constexpr int64_t kScratchSlack = 256;
