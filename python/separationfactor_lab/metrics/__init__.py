@@ -45,6 +45,7 @@ from separationfactor_lab.metrics.disentanglement import (
     mutual_information,
     sap,
 )
+from separationfactor_lab.metrics.disentanglement import _concentration as _concentration
 from separationfactor_lab.metrics.likelihood import (
     active_units,
     bernoulli_log_likelihood,
