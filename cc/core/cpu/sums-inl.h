@@ -6,7 +6,9 @@
 
 #include <cstdint>
 
+#include "core/cpu/bitmask-inl.h"
 #include "core/cpu/kernels.h"
+#include "core/cpu/scores-inl.h"
 #include "core/cpu/simd-inl.h"
 #include "core/separate.h"
 #include "core/types.h"
@@ -36,15 +38,6 @@ inline double SumVectorsAndLanes(SumVectors::Vec* vectors) {
   return SumLanes(vectors[0]);
 }
 
-// Each bit of a word in a lane of its own.
-struct SingleBits {
-  constexpr SingleBits() : of() {
-    for (int i = 0; i < 64; ++i) of[i] = uint64_t{1} << i;
-  }
-  alignas(64) uint64_t of[64];
-};
-constexpr SingleBits kSingleBits;
-
 template <class Number>
 SumVectors::Vec LoadAsDouble(const Number* from) {
   typedef Number Vec __attribute__((vector_size(SumVectors::kLanes * sizeof(Number))));
@@ -58,17 +51,15 @@ template <class Number>
 inline SelectedSums SumGroup(const Number* u, const Number* v, uint64_t bits) {
   using S = SumVectors;
   using Vec = S::Vec;
-  using IntVec = S::IntVec;
   constexpr int kCount = kSumGroup / S::kLanes;
-  const IntVec word = S::SetInteger(static_cast<int64_t>(bits));
   Vec selected[kCount / 2], others[kCount / 2];
   for (int i = 0; i < kCount / 2; ++i) {
     selected[i] = others[i] = Vec{};
     for (const int place : {i * S::kLanes, kSumGroup / 2 + i * S::kLanes}) {
-      const IntVec product = (IntVec)(LoadAsDouble(u + place) * LoadAsDouble(v + place));
-      const IntVec mask = (word & (IntVec)S::Load(&kSingleBits.of[place])) != 0;
-      selected[i] += (Vec)(product & mask);
-      others[i] += (Vec)(product & ~mask);
+      const Vec product = LoadAsDouble(u + place) * LoadAsDouble(v + place);
+      const S::Mask mask = S::MaskOf(bits >> place);
+      selected[i] += S::ZeroUnless(mask, product);
+      others[i] += S::ZeroUnless(S::AndNot(S::FirstLanes(S::kLanes), mask), product);
     }
   }
   return {SumVectorsAndLanes<kCount / 2>(selected), SumVectorsAndLanes<kCount / 2>(others)};
@@ -85,21 +76,12 @@ inline double SumGroup(const double* numbers) {
 
 // Returns the bits [begin, begin + size) of a bitmask, for 1 <= size <= 64. The other bits are zero. Reads no byte at
 // or after `end`.
-inline uint64_t LoadBits(const uint8_t* bitmask, int64_t begin, int size, const uint8_t* end) {
+inline uint64_t LoadBitsAt(const uint8_t* bitmask, int64_t begin, int size, const uint8_t* end) {
   const uint8_t* bytes = bitmask + begin / 8;
   const int shift = static_cast<int>(begin % 8);
-  const int last = (shift + size - 1) / 8;
-  uint64_t bits = 0;
-#if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
-  if (end - bytes >= 8) {
-    __builtin_memcpy(&bits, bytes, sizeof(bits));
-  } else
-#endif
-  {
-    for (int i = 0; i <= last && i < 8; ++i) bits |= static_cast<uint64_t>(bytes[i]) << (8 * i);
-  }
+  uint64_t bits = LoadBits(bytes, end - bytes >= 8 ? kBlock : static_cast<int>(Smaller(kBlock, shift + size)));
   bits >>= shift;
-  if (last == 8) bits |= static_cast<uint64_t>(bytes[8]) << (64 - shift);
+  if (shift + size > 64) bits |= static_cast<uint64_t>(bytes[8]) << (64 - shift);
   return size == 64 ? bits : bits & ((uint64_t{1} << size) - 1);
 }
 
@@ -108,9 +90,8 @@ inline uint64_t NextBits(const SumSelectedArgs& args, int size, int64_t& row, in
   const uint8_t* end = args.selected + args.rows * BitmaskBytes(args.n);
   uint64_t bits = 0;
   for (int done = 0; done < size;) {
-    const int64_t left = args.n - column;
-    const int count = left < size - done ? static_cast<int>(left) : size - done;
-    bits |= LoadBits(args.selected + row * BitmaskBytes(args.n), column, count, end) << done;
+    const int count = static_cast<int>(Smaller(args.n - column, size - done));
+    bits |= LoadBitsAt(args.selected + row * BitmaskBytes(args.n), column, count, end) << done;
     done += count;
     column += count;
     if (column == args.n) column = 0, ++row;
@@ -141,8 +122,8 @@ template <class T>
 SelectedSums SumBlock(const SumSelectedArgs& args, int64_t block) {
   using Bits = typename T::Bits;
   using Number = typename T::Number;
-  const int64_t begin = block * kSumBlock, elements = args.rows * args.n;
-  const int64_t end = begin + kSumBlock < elements ? begin + kSumBlock : elements;
+  const int64_t begin = block * kSumBlock;
+  const int64_t end = Smaller(begin + kSumBlock, args.rows * args.n);
   const Bits* u = static_cast<const Bits*>(args.u);
   const Bits* v = static_cast<const Bits*>(args.v);
   int64_t row = begin / args.n, column = begin % args.n;
@@ -151,7 +132,7 @@ SelectedSums SumBlock(const SumSelectedArgs& args, int64_t block) {
   double selected[kSumGroup] = {}, others[kSumGroup] = {};
   int groups = 0;
   for (int64_t i = begin; i < end; i += kSumGroup, ++groups) {
-    const int size = end - i < kSumGroup ? static_cast<int>(end - i) : kSumGroup;
+    const int size = static_cast<int>(Smaller(kSumGroup, end - i));
     const uint64_t bits = NextBits(args, size, row, column);
     const Bits* group_u = u + i;
     const Bits* group_v = v + i;
