@@ -51,6 +51,15 @@ def _load() -> tuple[Any, str | None]:
         )
 
 
+def _load_kernels(name: str) -> str | None:
+    """Loads a library of more kernels. Returns None, or the reason why it does not load."""
+    try:
+        tf.load_library(str(_FOLDER / name))
+    except (tf.errors.OpError, OSError) as error:
+        return f"its library does not load ({getattr(error, 'message', error)})"
+    return None
+
+
 def _load_cuda() -> str | None:
     """Loads the GPU kernels of the ops. Returns None, or the reason why they are not available."""
     if ops is None:
@@ -58,11 +67,7 @@ def _load_cuda() -> str | None:
     why = build().get("why_not_cuda")
     if why is not None:
         return f"the package was built without them: {why}"
-    try:
-        tf.load_library(str(_FOLDER / "_ops_cuda.so"))
-    except (tf.errors.OpError, OSError) as error:
-        return f"its library does not load ({getattr(error, 'message', error)})"
-    return None
+    return _load_kernels("_ops_cuda.so")
 
 
 def _load_xla() -> str | None:
@@ -72,11 +77,7 @@ def _load_xla() -> str | None:
     why = build().get("why_not_xla")
     if why is not None:
         return why
-    try:
-        tf.load_library(str(_FOLDER / "_xla.so"))
-    except (tf.errors.OpError, OSError) as error:
-        return f"its library does not load ({getattr(error, 'message', error)})"
-    return None
+    return _load_kernels("_xla.so")
 
 
 ops, why_unavailable = _load()

@@ -340,7 +340,7 @@ def _study_command(name, summary):
         help="Folder of the study. An unfinished study in it is continued.",
         show_default=False,
     )
-    @click.option("--data", "source", default="digits", help="Data set, as in --dataset of train.")
+    @click.option("--data", "source", help="Data set, as in --dataset of train.  [default: digits]")
     @click.option("--quick", is_flag=True, help="Run few settings, seeds and epochs, as a smoke test.")
     @click.option("--seeds", type=click.IntRange(1), help="Number of seeds.  [default: 5, or 2 with --quick]")
     @click.option(
