@@ -30,7 +30,7 @@ if keras.__version__.startswith("2."):
         name="keras",
     )
 
-from separationfactor import models
+from separationfactor import models, sparse
 from separationfactor.callbacks import KSchedule
 from separationfactor.implementations import build_info
 from separationfactor.layers import KSparse, SeparationFactor
