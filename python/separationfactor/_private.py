@@ -93,8 +93,8 @@ def record_operation(
 ) -> None:
     """Records an operation and its gradient on the tapes and forward accumulators.
 
-    `tangents` maps the inputs' tangents to the outputs'. With `None`, TensorFlow transposes the gradient, which
-    must then be made of tensors alone.
+    `tangents` maps the inputs' tangents to the outputs'. With `None`, TensorFlow transposes the gradient,
+    which must then be made of tensors alone.
     """
     _record.record_operation(name, outputs, inputs, gradient, tangents)
 

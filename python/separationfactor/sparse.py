@@ -1,32 +1,33 @@
 """Sparse codes: values and indices of the few entries that are not zero, and products with such codes.
 
-A code of n entries, of which k may be different from zero, is a pair of tensors: `values` of shape `[..., k]` and
-`indices` of shape `[..., k]`. Every kernel has one contiguous row of d numbers for each of the n latents, the
-encoder's as well as the decoder's: its shape is `[n, d]`. No function here computes or holds n numbers for an
-example, except `to_dense`.
+A code of n entries, of which k may be different from zero, is a pair of tensors: `values` of shape `[..., k]`
+and `indices` of shape `[..., k]`. Every kernel has one contiguous row of d numbers for each of the n latents,
+the encoder's as well as the decoder's: its shape is `[n, d]`. No function here computes or holds n numbers
+for an example, except `to_dense`.
 
     values, indices = sparse.encode(x, encoder_kernel, encoder_bias, k=32)
     y = sparse.decode(values, indices, decoder_kernel, decoder_bias)
 
-This is the forward pass of the TopK autoencoder of Gao et al., 2024 (arXiv 2406.04093), without the dense code.
+This is the forward pass of the TopK autoencoder of Gao et al., 2024 (arXiv 2406.04093), without the dense
+code.
 
-All functions have derivatives of any order, in reverse and forward mode. The gradient with respect to a kernel is
-`tf.IndexedSlices` with unique, ascending indices: the latents that the batch uses.
+All functions have derivatives of any order, in reverse and forward mode. The gradient with respect to a
+kernel is `tf.IndexedSlices` with unique, ascending indices: the latents that the batch uses.
 `separationfactor.optimizers.SparseAdam` trains with such gradients without making them dense.
 
-Results do not depend on the number of threads. Sums of m products of float32 differ from the exact sum by at most
-(m + 1) 2^-24 times the sum of the products' magnitudes, in any order and with any instruction set. The half types
-are summed in float32 and rounded once.
+Results do not depend on the number of threads. Sums of m products of float32 differ from the exact sum by at
+most (m + 1) 2^-24 times the sum of the products' magnitudes, in any order and with any instruction set. The
+half types are summed in float32 and rounded once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import tensorflow as tf
 
-from separationfactor import _private, arguments, composed, implementations, library, ops
+from separationfactor import _private, arguments, implementations, library, ops
 from separationfactor import sparse_composed as plain
 
 ACTIVATIONS = ("linear", "relu")
@@ -36,8 +37,8 @@ SCREENS = (None, "bfloat16")
 def top_k(x: Any, k: int, *, by: str = "value", implementation: str = "auto") -> tuple[tf.Tensor, tf.Tensor]:
     """Returns the k greatest entries of each row as values and indices.
 
-    The selection is that of `separationfactor.separate`: ties go to the lowest index, -0 ties with +0, and NaN
-    ranks above +inf. The gradient is that of the selected entries, with the selection held fixed.
+    The selection is that of `separationfactor.separate`: ties go to the lowest index, -0 ties with +0, and
+    NaN ranks above +inf. The gradient is that of the selected entries, with the selection held fixed.
 
     >>> sparse.top_k([[1.0, 5.0, 3.0], [2.0, 0.0, 9.0]], 2)
     ([[5.0, 3.0], [2.0, 9.0]], [[1, 2], [0, 2]])
@@ -58,7 +59,7 @@ def top_k(x: Any, k: int, *, by: str = "value", implementation: str = "auto") ->
     k = _k(k)
     ops.check_score(by)
     x = _rows("x", x)
-    return _top_k(x, k, by, _implementation(implementation))
+    return _top_k(x, k, by, resolve(implementation))
 
 
 def encode(
@@ -87,9 +88,9 @@ def encode(
         chunk: The number of latents that are processed at a time. With None, the implementation chooses. The
             compiled op always chooses, by the size of the processor's cache. Results do not depend on it,
             except for rounding.
-        screen: "bfloat16" to find candidates by a product in bfloat16, where the processor has matrix units for
-            it, and to compute the candidates' values anew in float32. The selection is proved to be that of
-            float32, or else made in float32. None for one product in float32.
+        screen: "bfloat16" to find candidates by a product in bfloat16, where the processor has matrix units
+            for it, and to compute the candidates' values anew in float32. The selection is proved to be that
+            of float32, or else made in float32. None for one product in float32.
         implementation: "native", "tf" or "auto", as for `separate`.
 
     Returns:
@@ -108,7 +109,7 @@ def encode(
     kernel = _kernel(kernel, x)
     _check_width("x", x, kernel)
     bias = _bias(bias, kernel, 0)
-    values, indices = _encode(x, kernel, bias, k, chunk, screen, _implementation(implementation))
+    values, indices = _encode(x, kernel, bias, k, chunk, screen, resolve(implementation))
     return (tf.nn.relu(values) if activation == "relu" else values), indices
 
 
@@ -117,14 +118,14 @@ def decode(
 ) -> tf.Tensor:
     """Returns the sum over j of `values[..., j] * kernel[indices[..., j]]`, plus the bias.
 
-    An entry whose value is 0 adds nothing, and gives its row of the kernel no gradient, whatever the row holds.
-    Indices may repeat and may have any order.
+    An entry whose value is 0 adds nothing, and gives its row of the kernel no gradient, whatever the row
+    holds. Indices may repeat and may have any order.
 
     Args:
         values: A dense float32, float64, bfloat16 or float16 tensor of shape `[..., k]`.
         indices: An int32 or int64 tensor of the same shape.
-        kernel: A tensor or variable of shape `[n, d]`, of the values' dtype. If they have a half type, float32
-            is accepted too.
+        kernel: A tensor or variable of shape `[n, d]`, of the values' dtype. If they have a half type,
+            float32 is accepted too.
         bias: A tensor or variable of shape `[d]` and the kernel's dtype, or None.
         implementation: "native", "tf" or "auto", as for `separate`.
 
@@ -141,7 +142,7 @@ def decode(
     _check_same_shape(values, indices)
     kernel = _kernel(kernel, values)
     bias = _bias(bias, kernel, 1)
-    return _decode(values, indices, kernel, bias, _implementation(implementation))
+    return _decode(values, indices, kernel, bias, resolve(implementation))
 
 
 def gather_dot(x: Any, kernel: Any, indices: Any, *, implementation: str = "auto") -> tf.Tensor:
@@ -151,8 +152,8 @@ def gather_dot(x: Any, kernel: Any, indices: Any, *, implementation: str = "auto
 
     Args:
         x: A dense float32, float64, bfloat16 or float16 tensor of shape `[..., d]`.
-        kernel: A tensor or variable of shape `[n, d]`, of x's dtype. If x has a half type, float32 is accepted
-            too.
+        kernel: A tensor or variable of shape `[n, d]`, of x's dtype. If x has a half type, float32 is
+            accepted too.
         indices: An int32 or int64 tensor of shape `[..., k]`, with the leading axes of x.
         implementation: "native", "tf" or "auto", as for `separate`.
 
@@ -173,7 +174,7 @@ def gather_dot(x: Any, kernel: Any, indices: Any, *, implementation: str = "auto
             "`x` and `indices` must have the same leading axes. Received: x of shape "
             f"{x.shape}, indices of shape {indices.shape}"
         )
-    return _gather_dot(x, kernel, indices, _implementation(implementation))
+    return _gather_dot(x, kernel, indices, resolve(implementation))
 
 
 def to_dense(values: Any, indices: Any, n: int, *, implementation: str = "auto") -> tf.Tensor:
@@ -200,14 +201,14 @@ def to_dense(values: Any, indices: Any, n: int, *, implementation: str = "auto")
     _check_same_shape(values, indices)
     if not tf.is_tensor(n):
         n = arguments.count("n", n)
-    _implementation(implementation)
+    resolve(implementation)
     return _to_dense(values, indices, n)
 
 
 # Arguments
 
 
-def _implementation(implementation: str) -> str:
+def resolve(implementation: str) -> str:
     """Returns which implementation runs here, "native" or "tf".
 
     There are no kernels for GPUs and none for XLA.
@@ -223,6 +224,14 @@ def has_kernels() -> bool:
     if not hasattr(library.ops, "separation_factor_sparse_decode"):
         return False
     return not (_private.in_xla_context() or tf.config.get_visible_devices("GPU"))
+
+
+def supports_jit(implementation: str) -> bool:
+    """Returns whether a layer with this implementation may be compiled by XLA.
+
+    It may not if that would lose the compiled kernels.
+    """
+    return resolve(implementation) == "tf"
 
 
 def _k(k: Any) -> int:
@@ -339,16 +348,16 @@ def _differentiable(
 ) -> Any:
     """Returns the first result of a function of tensors, with the derivatives that the others define.
 
-    Unlike `composed.with_gradient`, it defines forward mode explicitly. TensorFlow would transpose the gradient,
-    which it cannot do with the `tf.IndexedSlices` of a kernel. Without the private names that this needs, forward
-    mode is what TensorFlow derives from the ops.
+    Unlike `composed.with_gradient`, it defines forward mode explicitly. TensorFlow would transpose the
+    gradient, which it cannot do with the `tf.IndexedSlices` of a kernel. Without the private names that this
+    needs, forward mode is what TensorFlow derives from the ops.
 
     Args:
         name: The name of the operation on tapes.
         implementation: If it is "native", the function calls an op whose registered gradient is the same.
         function: Returns the outputs, the function that maps their gradients to those of the inputs, and the
-            function that maps the inputs' tangents to those of the outputs. These two must use the tensors that
-            the function got: in a graph, they are not the ones given here.
+            function that maps the inputs' tangents to those of the outputs. These two must use the tensors
+            that the function got: in a graph, they are not the ones given here.
         inputs: Tensors.
     """
     derivatives: list[Callable[..., Any]] = []
@@ -533,7 +542,7 @@ def _sum_rows(values, indices, x, n, dtype, implementation):
 
 
 def _sum_rows_at(places, size, values, x, dtype, implementation):
-    """Returns the sums for a list of latents, given the place in it of each entry's latent, or -1 for none."""
+    """Returns the sums for a list of latents, given each entry's place in the list, or -1 for none."""
 
     def function(values, x):
         def gradient(d_rows):

@@ -2,7 +2,8 @@
 
 `sparse.py` adds the gradients. Values and indices have two axes here: rows and entries.
 
-Products and sums of the half types are float32. Everything compiles under XLA: no shape depends on a value there.
+Products and sums of the half types are float32. Everything compiles under XLA: no shape depends on a value
+there.
 """
 
 from __future__ import annotations
@@ -65,8 +66,8 @@ def latents_in_use(
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """Returns the distinct indices among those counted, ascending.
 
-    XLA needs a number that does not depend on values, min(size, n). There, latents that are not in use fill the
-    list.
+    XLA needs a number that does not depend on values, min(size, n). There, latents that are not in use fill
+    the list.
 
     Args:
         indices: A vector. Those counted are in [0, n).
@@ -130,7 +131,7 @@ def sum_rows(
     Args:
         values: A tensor of two axes, b and j.
         x: One row for each b.
-        places: A vector, the place in the list of each entry of the values. -1 for an entry that is not counted.
+        places: A vector, the place in the list of each entry of the values, or -1.
         size: The number of latents in the list.
         dtype: The dtype of the sums.
     """
