@@ -5,13 +5,22 @@
 //   cmake --build build/benchmark --target kernels_benchmark
 //   build/benchmark/kernels_benchmark --benchmark_filter='float32/normal/.*/avx512' --benchmark_repetitions=5
 //
-// The names are function/dtype/distribution/ROWSxN,K/instruction set. `entry` is the time per entry. This program chose
-// the constants of ChoosePath in core/cpu/kernels-inl.h and kSampleCost in core/cpu/stream-inl.h. To check one, change
-// it, build, and compare shapes on both sides of the limit. --shape=ROWSxN,K adds a shape.
+// The names are function/dtype/distribution/ROWSxN,K/instruction set. `entry` is the time per entry. --shape=ROWSxN,K
+// adds a shape. separate_by_PATH takes a path of core/cpu/path.h, for every shape that the path handles.
+//
+//   build/benchmark/kernels_benchmark --paths > cc/benchmark/paths.csv
+//
+// measures the paths on a grid of shapes, in about SIX minutes. choose_path.py chooses a path from this file. A point
+// is the median of seven measurements, which the paths take in turns. The rows are normally distributed, because that
+// is what the outputs of a network are like, and about 32,768 entries, which stay in the second-level cache.
+//
+// This program chose kSampleCost in core/cpu/stream-inl.h. To check it, change it, build, and compare the streamed
+// shapes.
 
 #include <benchmark/benchmark.h>
 
 #include <algorithm>
+#include <chrono>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
@@ -22,7 +31,10 @@
 #include <string>
 #include <vector>
 
+#include "core/cpu/flush_denormals.h"
 #include "core/cpu/instruction_set.h"
+#include "core/cpu/kernels.h"
+#include "core/cpu/path.h"
 #include "core/separate.h"
 #include "core/types.h"
 
@@ -110,6 +122,23 @@ void BenchmarkSeparate(benchmark::State& state, InstructionSet set, Shape shape,
   Report(state, shape);
 }
 
+// The scratch of kernels.h.
+Buffer<char> ScratchFor(const SeparateArgs& args) { return Buffer<char>(ScratchBytes(args)); }
+
+void SeparateBy(Path path, InstructionSet set, const SeparateArgs& args, void* scratch) {
+  const ScopedFlushDenormals flush;
+  KernelsOf(set, args.dtype).separate_by(path, args, 0, args.rows, scratch);
+}
+
+template <class T>
+void BenchmarkPath(benchmark::State& state, Path path, InstructionSet set, Shape shape, Distribution distribution) {
+  const Data<T> data(shape, distribution);
+  const SeparateArgs args = ArgsOf(data, shape, 0);
+  const auto scratch = ScratchFor(args);
+  for (auto _ : state) SeparateBy(path, set, args, scratch.data());
+  Report(state, shape);
+}
+
 template <class T>
 void BenchmarkScale(benchmark::State& state, InstructionSet set, Shape shape, Distribution distribution,
                     double suppression) {
@@ -191,11 +220,94 @@ void RegisterDType(const char* dtype) {
         const std::string suffix = name + "/" + InstructionSetName(set);
         Register("separate" + suffix, BenchmarkSeparate<T>, set, shape, distribution, 0.0);
         Register("separate_suppression" + suffix, BenchmarkSeparate<T>, set, shape, distribution, 0.25);
+        for (const Path path : kPaths) {
+          if (!Handles(path, sizeof(typename T::Bits), shape.n, shape.k)) continue;
+          Register(std::string("separate_by_") + NameOf(path) + suffix, BenchmarkPath<T>, path, set, shape,
+                   distribution);
+        }
         Register("scale" + suffix, BenchmarkScale<T>, set, shape, distribution, 0.0);
         Register("scale_suppression" + suffix, BenchmarkScale<T>, set, shape, distribution, 0.25);
         Register("sum" + suffix, BenchmarkSum<T>, set, shape, distribution);
       }
       Register("nth_element" + name, BenchmarkNthElement<T>, shape, distribution);
+    }
+  }
+}
+
+// ---- --paths -----------------------------------------------------------------------------------------------
+
+// Short rows, few and many, and long rows. The ks are small, shares of n, and near n.
+std::vector<Shape> PathShapes() {
+  constexpr int64_t kEntries = 32768;
+  std::vector<Shape> grid;
+  const auto add = [&](int64_t rows, int64_t n, std::vector<int64_t> ks) {
+    std::sort(ks.begin(), ks.end());
+    ks.erase(std::unique(ks.begin(), ks.end()), ks.end());
+    for (const int64_t k : ks) {
+      if (1 <= k && k < n) grid.push_back({rows, n, k});
+    }
+  };
+  for (const int64_t n : {4, 8, 10, 16, 24, 32, 48, 64, 96, 128, 192, 256}) {
+    for (const int64_t rows : {int64_t{1}, int64_t{4}, int64_t{16}, kEntries / n}) {
+      add(rows, n, {1, 4, n / 16, n / 4, n / 2});
+    }
+  }
+  for (const int64_t n : {512, 768, 1024, 1536, 2048, 3072, 4096, 6144, 8192, 16384, 32768, 65536, 262144, 1048576}) {
+    add(std::max<int64_t>(1, kEntries / n), n,
+        {1, 2, n / 1024, n / 512, n / 256, n / 128, n / 64, n / 16, n / 4, n / 2, n - n / 16});
+  }
+  return grid;
+}
+
+// Returns the median nanoseconds per entry of each path, or 0 if it does not handle the shape.
+template <class T>
+std::vector<double> TimePaths(InstructionSet set, const Shape& shape, const Data<T>& data) {
+  using Clock = std::chrono::steady_clock;
+  constexpr int kRounds = 7;
+  constexpr double kRoundTime = 4e5;  // nanoseconds
+  const SeparateArgs args = ArgsOf(data, shape, 0);
+  const auto scratch = ScratchFor(args);
+  const auto nanoseconds = [&](Path path, int64_t calls) {
+    const auto begin = Clock::now();
+    for (int64_t call = 0; call < calls; ++call) SeparateBy(path, set, args, scratch.data());
+    return std::chrono::duration<double, std::nano>(Clock::now() - begin).count();
+  };
+  std::vector<std::vector<double>> times(std::size(kPaths));
+  std::vector<int64_t> calls(std::size(kPaths));
+  for (int round = 0; round < kRounds; ++round) {
+    for (const Path path : kPaths) {
+      if (!Handles(path, sizeof(typename T::Bits), shape.n, shape.k)) continue;
+      auto& count = calls[static_cast<int>(path)];
+      if (round == 0) {
+        nanoseconds(path, 1);  // fills the caches
+        count = 1 + static_cast<int64_t>(kRoundTime / nanoseconds(path, 1));
+      }
+      const double entries = static_cast<double>(count * shape.rows * shape.n);
+      times[static_cast<int>(path)].push_back(nanoseconds(path, count) / entries);
+    }
+  }
+  std::vector<double> medians;
+  for (auto& of_path : times) {
+    std::sort(of_path.begin(), of_path.end());
+    medians.push_back(of_path.empty() ? 0 : of_path[of_path.size() / 2]);
+  }
+  return medians;
+}
+
+template <class T>
+void PrintPaths(const char* dtype) {
+  for (const Shape& shape : PathShapes()) {
+    const Data<T> data(shape, distributions[0]);
+    for (const InstructionSet set : SupportedInstructionSets()) {
+      std::printf("%s,%s,%ld,%ld,%ld", InstructionSetName(set), dtype, shape.rows, shape.n, shape.k);
+      const std::vector<double> medians = TimePaths<T>(set, shape, data);
+      for (const Path path : kPaths) {
+        if (path == Path::kAllOrNone) continue;
+        const double time = medians[static_cast<int>(path)];
+        time > 0 ? std::printf(",%.3f", time) : std::printf(",");
+      }
+      std::printf("\n");
+      std::fflush(stdout);
     }
   }
 }
@@ -214,6 +326,18 @@ void AddShape(const char* text) {
 
 int main(int argc, char** argv) {
   using namespace separationfactor;
+  if (argc == 2 && std::strcmp(argv[1], "--paths") == 0) {
+    std::printf("instruction_set,dtype,rows,n,k");
+    for (const Path path : kPaths) {
+      if (path != Path::kAllOrNone) std::printf(",%s", NameOf(path));
+    }
+    std::printf("\n");
+    PrintPaths<Float32>("float32");
+    PrintPaths<Float64>("float64");
+    PrintPaths<BFloat16>("bfloat16");
+    PrintPaths<Float16>("float16");
+    return 0;
+  }
   const std::string option = "--shape=";
   char** end = std::remove_if(argv, argv + argc, [&](const char* argument) {
     if (std::strncmp(argument, option.c_str(), option.size()) != 0) return false;

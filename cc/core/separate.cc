@@ -13,19 +13,7 @@
 namespace separationfactor {
 namespace {
 
-const Kernels& CurrentKernels() {
-#if defined(__x86_64__)
-  switch (CurrentInstructionSet()) {
-    case InstructionSet::kAvx512:
-      return kAvx512Kernels;
-    case InstructionSet::kAvx2:
-      return kAvx2Kernels;
-    case InstructionSet::kBaseline:
-      break;
-  }
-#endif
-  return kBaselineKernels;
-}
+const Kernels& CurrentKernels(DType dtype) { return KernelsOf(CurrentInstructionSet(), dtype); }
 
 // The scratch of one thread. Small scratch is on the stack.
 class Scratch {
@@ -97,7 +85,7 @@ struct SegmentPool {
 }  // namespace
 
 void Separate(const SeparateArgs& args, const ParallelFor& parallel_for) {
-  const Kernels& kernels = CurrentKernels();
+  const Kernels& kernels = CurrentKernels(args.dtype);
   if (IsSplit(args.rows, args.n, args.threads)) {
     const int64_t length = SegmentLength(args.n, args.threads);
     SegmentPool pool{parallel_for, (args.n + length - 1) / length, length / 2};
@@ -115,7 +103,7 @@ void Separate(const SeparateArgs& args, const ParallelFor& parallel_for) {
 }
 
 void ScaleSelected(const ScaleSelectedArgs& args, const ParallelFor& parallel_for) {
-  const Kernels& kernels = CurrentKernels();
+  const Kernels& kernels = CurrentKernels(args.dtype);
   if (IsSplit(args.rows, args.n, args.threads)) {
     const int64_t length = SegmentLength(args.n, args.threads), count = (args.n + length - 1) / length;
     const int64_t size = ElementBytes(args.dtype);
@@ -141,7 +129,7 @@ void ScaleSelected(const ScaleSelectedArgs& args, const ParallelFor& parallel_fo
 }
 
 SelectedSums SumSelected(const SumSelectedArgs& args, const ParallelFor& parallel_for) {
-  const Kernels& kernels = CurrentKernels();
+  const Kernels& kernels = CurrentKernels(args.dtype);
   const int64_t blocks = (args.rows * args.n + kSumBlock - 1) / kSumBlock;
   std::vector<double> selected(blocks), others(blocks);
   parallel_for(blocks, kSumBlock / 2, [&](int64_t begin, int64_t end) {

@@ -30,6 +30,7 @@
 #include "tensorflow/core/framework/tensor.h"
 #include "tensorflow/core/framework/tensor_shape.h"
 #include "tensorflow/core/framework/types.h"
+#include "tensorflow/types.h"
 #include "tensorflow/validation.h"
 
 namespace separationfactor {
@@ -40,15 +41,6 @@ using ::tensorflow::OpKernelConstruction;
 using ::tensorflow::OpKernelContext;
 using ::tensorflow::Tensor;
 using ::tensorflow::TensorShape;
-
-template <class T>
-constexpr DType kDType = DType::kFloat32;
-template <>
-constexpr DType kDType<double> = DType::kFloat64;
-template <>
-constexpr DType kDType<::tensorflow::bfloat16> = DType::kBFloat16;
-template <>
-constexpr DType kDType<Eigen::half> = DType::kFloat16;
 
 // A factor: a scalar tensor in the device's memory or, if `tensor` is null, a number.
 struct FactorInput {

@@ -1,26 +1,16 @@
 // The CPU kernels. They pass raw pointers and TensorFlow's thread pool to the core.
 
 #include <cstdint>
-#include <functional>
-#include <utility>
 
 #include "absl/status/status.h"
 #include "core/arguments.h"
 #include "core/cpu/instruction_set.h"
 #include "core/separate.h"
-#include "core/shared_loop.h"
 #include "tensorflow/kernels-inl.h"
+#include "tensorflow/pool.h"
 
 namespace separationfactor {
 namespace {
-
-int ThreadsOf(OpKernelContext* context) { return context->device()->tensorflow_cpu_worker_threads()->num_threads; }
-
-// A ParallelFor on TensorFlow's thread pool. TensorFlow's own ParallelFor waits for every thread that it has called.
-ParallelFor PoolOf(OpKernelContext* context) {
-  auto* workers = context->device()->tensorflow_cpu_worker_threads()->workers;
-  return ShareLoops(ThreadsOf(context), [workers](std::function<void()> task) { workers->Schedule(std::move(task)); });
-}
 
 template <class T>
 double Scalar(const Tensor& tensor) {

@@ -1,4 +1,5 @@
-// Compares the core with the oracle on every instruction set. Ends at the first failure and prints its state.
+// Compares the core with the oracle on every instruction set. Ends at the first failure and prints its state. A test is
+// named after the edge that it checks.
 
 #include <algorithm>
 #include <cmath>
@@ -7,15 +8,21 @@
 #include <functional>
 #include <limits>
 #include <numeric>
+#include <optional>
 #include <random>
+#include <set>
 #include <string>
 #include <thread>
 #include <vector>
 
+#include "core/cpu/flush_denormals.h"
 #include "core/cpu/instruction_set.h"
+#include "core/cpu/kernels.h"
+#include "core/cpu/path.h"
 #include "core/separate.h"
 #include "core/types.h"
 #include "core_oracle.h"
+#include "named_tests.h"
 
 namespace separationfactor {
 namespace {
@@ -39,10 +46,19 @@ struct Factors {
   double separation, suppression;
 };
 
-// Runs the rows on every instruction set, in place and out of place, and compares with the oracle.
+// Separates all rows by a path that handles them, on the calling thread.
+void SeparateBy(Path path, const SeparateArgs& args) {
+  const ScopedFlushDenormals flush;
+  std::vector<double> scratch((ScratchBytes(args) + sizeof(double) - 1) / sizeof(double));
+  KernelsOf(CurrentInstructionSet(), args.dtype).separate_by(path, args, 0, args.rows, scratch.data());
+}
+
+// Runs the rows on every instruction set, in place and out of place, and compares with the oracle. Uses `path` if there
+// is one, and otherwise the path that the core chooses.
 template <class T>
 void CheckRows(const std::string& what, Buffer<T>& x, int64_t rows, int64_t n, int64_t k, Score score, Factors factors,
-               const std::vector<std::vector<int64_t>>& orders, int threads, std::mt19937_64& rng) {
+               const std::vector<std::vector<int64_t>>& orders, int threads, std::optional<Path> path,
+               std::mt19937_64& rng) {
   const char* name = what.c_str();
   const int64_t bytes = BitmaskBytes(n);
   std::vector<uint8_t> expected(rows * bytes);
@@ -60,9 +76,10 @@ void CheckRows(const std::string& what, Buffer<T>& x, int64_t rows, int64_t n, i
       Buffer<T> y(rows * n, rng() % 16);
       std::vector<uint8_t> selected(rows * bytes + 1, 0xAA);
       if (in_place) std::copy(x.data(), x.data() + rows * n, y.data());
-      Separate({T::kDType, score, rows, n, k, factors.separation, factors.suppression, in_place ? y.data() : x.data(),
-                y.data(), selected.data(), threads},
-               Threads(threads));
+      const void* const input = in_place ? y.data() : x.data();
+      const SeparateArgs args{T::kDType, score,           rows,   n, k, factors.separation, factors.suppression, input,
+                              y.data(),  selected.data(), threads};
+      path.has_value() ? SeparateBy(*path, args) : Separate(args, Threads(threads));
       CHECK(y.IsCleanAround() && selected.back() == 0xAA, "%s %s n=%ld k=%ld", InstructionSetName(set), name, n, k);
       for (int64_t byte = 0; byte < rows * bytes; ++byte) {
         const int64_t row = byte / bytes, i = byte % bytes * 8;
@@ -111,40 +128,131 @@ void CheckDistribution(const char* dtype, const Distribution<T>& distribution, i
       if (k < 0 || k > n) continue;
       const Factors factors{rng() % 8 ? 1.5 : 0.0, rng() % 2 ? -0.25 : 0.0};
       const int threads = 1 + static_cast<int>(rng() % 3);
-      CheckRows<T>(std::string(dtype) + " " + distribution.name, x, rows, n, k, score, factors, orders, threads, rng);
+      CheckRows<T>(std::string(dtype) + " " + distribution.name, x, rows, n, k, score, factors, orders, threads, {},
+                   rng);
     }
   }
 }
 
+// ---- The content of rows -----------------------------------------------------------------------------------------
+
+const std::vector<int64_t> small_sizes = {1, 2, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65, 129, 255, 256, 257, 500};
+const std::vector<int64_t> large_sizes = {600, 1000, 1025, 2047, 4095, 4097, 5000, 10007, 16384};
+
+// Checks distributions with these names on small, on many short, and on long rows.
 template <class T>
-void TestSeparate(const char* dtype) {
+void CheckContent(const char* dtype, const std::vector<std::string>& names) {
   std::mt19937_64 rng(1);
-  for (const auto& distribution : Distributions<T>()) {
-    for (const int64_t n : {1, 2, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65, 129, 255, 256, 257, 500}) {
-      CheckDistribution<T>(dtype, distribution, 3, n, {0, 1, n / 3, n / 2, n - 1, n}, rng);
+  const auto check = [&](int64_t rows, int64_t n, const std::vector<int64_t>& ks) {
+    std::set<std::string> found;
+    for (const auto& distribution : LongDistributions<T>(n)) {
+      if (std::find(names.begin(), names.end(), distribution.name) == names.end()) continue;
+      CheckDistribution<T>(dtype, distribution, rows, n, ks, rng);
+      found.insert(distribution.name);
     }
+    CHECK(found.size() == names.size(), "%zu of %zu names are those of distributions", found.size(), names.size());
+  };
+  for (const int64_t n : small_sizes) check(3, n, {1, n / 3, n / 2, n - 1});
+  // The kernels for short rows process several rows at a time.
+  for (const int64_t rows : {1, 5, 15, 16, 17, 31, 32, 33, 50}) {
+    const auto n = static_cast<int64_t>(1 + rng() % (rng() % 2 ? 40 : 300));
+    check(rows, n, {1, 2, static_cast<int64_t>(rng() % (n + 1)), n - 1});
+  }
+  for (const int64_t n : large_sizes) {
+    std::vector<int64_t> ks = {1, 2, 31, 32, 33, n / 16, n / 2, n - 1, static_cast<int64_t>(1 + rng() % n)};
+    if (n > 5000) ks = {1 + static_cast<int64_t>(rng() % 16), 64, n / 64, static_cast<int64_t>(1 + rng() % n)};
+    check(2, n, ks);
   }
 }
 
-// The kernels for short rows process several rows at a time.
 template <class T>
-void TestManyShortRows(const char* dtype) {
-  std::mt19937_64 rng(2);
-  for (const auto& distribution : LongDistributions<T>(40)) {
-    for (const int64_t rows : {1, 5, 15, 16, 17, 31, 32, 33, 50}) {
-      const auto n = static_cast<int64_t>(1 + rng() % (rng() % 2 ? 40 : 300));
-      CheckDistribution<T>(dtype, distribution, rows, n, {0, 1, 2, static_cast<int64_t>(rng() % (n + 1)), n - 1, n},
-                           rng);
+void TestDistinct(const char* dtype) {
+  CheckContent<T>(dtype, {"normal", "all magnitudes", "identical leading bits", "maximum at the end"});
+}
+template <class T>
+void TestSorted(const char* dtype) {
+  CheckContent<T>(dtype, {"ascending", "descending"});
+}
+template <class T>
+void TestAllEqual(const char* dtype) {
+  CheckContent<T>(dtype, {"constant"});
+}
+template <class T>
+void TestTies(const char* dtype) {
+  CheckContent<T>(dtype, {"four values", "half zeros", "sawtooth", "64 values", "quantised", "quantised relu",
+                          "one in a thousand"});
+}
+template <class T>
+void TestSignedZeros(const char* dtype) {
+  CheckContent<T>(dtype, {"both zeros"});
+}
+template <class T>
+void TestDenormals(const char* dtype) {
+  CheckContent<T>(dtype, {"any denormals", "denormals"});
+}
+template <class T>
+void TestInfinities(const char* dtype) {
+  CheckContent<T>(dtype, {"infinities", "negative infinities"});
+}
+template <class T>
+void TestNaNs(const char* dtype) {
+  CheckContent<T>(dtype, {"NaNs"});
+}
+template <class T>
+void TestAnyBits(const char* dtype) {
+  CheckContent<T>(dtype, {"specials", "any bits"});
+}
+template <class T>
+void TestMisleadingSamples(const char* dtype) {
+  CheckContent<T>(dtype, {"every 64th high", "every 512th high", "high where nobody samples", "last sixteenth high"});
+}
+
+// ---- k, and the shape of rows ------------------------------------------------------------------------------------
+
+template <class T>
+void CheckK(const char* dtype, int64_t (*k_of)(int64_t n)) {
+  std::mt19937_64 rng(7);
+  for (const auto& sizes : {small_sizes, large_sizes}) {
+    for (const int64_t n : sizes) {
+      for (const auto& distribution : Distributions<T>()) {
+        CheckDistribution<T>(dtype, distribution, 3, n, {k_of(n)}, rng);
+      }
     }
   }
-  // RowsInRegisters has a kernel for each number of columns.
+}
+template <class T>
+void TestKEqualsZero(const char* dtype) {
+  CheckK<T>(dtype, [](int64_t) { return int64_t{0}; });
+}
+template <class T>
+void TestKEqualsOne(const char* dtype) {
+  CheckK<T>(dtype, [](int64_t) { return int64_t{1}; });
+}
+template <class T>
+void TestKEqualsNMinusOne(const char* dtype) {
+  CheckK<T>(dtype, [](int64_t n) { return n - 1; });
+}
+template <class T>
+void TestKEqualsN(const char* dtype) {
+  CheckK<T>(dtype, [](int64_t n) { return n; });
+}
+
+// RowsInRegisters has a kernel for each number of columns.
+template <class T>
+void TestEveryKOfShortRows(const char* dtype) {
+  std::mt19937_64 rng(2);
   for (int64_t n = 3; n <= 17; ++n) {
     std::vector<int64_t> ks(n - 1);
     std::iota(ks.begin(), ks.end(), 1);
     for (const auto& distribution : Distributions<T>()) CheckDistribution<T>(dtype, distribution, 35, n, ks, rng);
   }
+}
+
+template <class T>
+void TestOddSizes(const char* dtype) {
+  std::mt19937_64 rng(6);
+  const auto distributions = Distributions<T>();
   for (int64_t n = 1; n <= 80; ++n) {
-    const auto distributions = Distributions<T>();
     for (int i = 0; i < 3; ++i) {
       CheckDistribution<T>(dtype, distributions[rng() % distributions.size()], 35, n,
                            {1, static_cast<int64_t>(rng() % (n + 1))}, rng);
@@ -153,18 +261,36 @@ void TestManyShortRows(const char* dtype) {
 }
 
 template <class T>
-void TestLongRows(const char* dtype) {
+void TestLongRow(const char* dtype) {
   std::mt19937_64 rng(3);
-  for (const int64_t n : {600, 1000, 1025, 2047, 4095, 4097, 5000, 10007, 16384}) {
-    for (const auto& distribution : LongDistributions<T>(n)) {
-      std::vector<int64_t> ks = {1, 2, 31, 32, 33, n / 16, n / 2, n - 1, static_cast<int64_t>(1 + rng() % n)};
-      if (n > 5000) ks = {1 + static_cast<int64_t>(rng() % 16), 64, n / 64, static_cast<int64_t>(1 + rng() % n)};
-      CheckDistribution<T>(dtype, distribution, 2, n, ks, rng);
-    }
-  }
   const int64_t n = 131072 + 3;
   for (const auto& distribution : LongDistributions<T>(n)) {
     CheckDistribution<T>(dtype, distribution, 1, n, {64, static_cast<int64_t>(rng() % n)}, rng);
+  }
+}
+
+// ChoosePath leaves out shapes that a path would handle. Every path is right there too.
+template <class T>
+void TestEveryPath(const char* dtype) {
+  std::mt19937_64 rng(8);
+  for (const int64_t n : {2, 4, 5, 11, 16, 17, 32, 33, 64, 131, 256, 257, 512, 515, 1100, 4099, 9000}) {
+    for (const auto& distribution : LongDistributions<T>(n)) {
+      const int64_t rows = n <= 256 ? 1 + static_cast<int64_t>(rng() % 40) : 1;
+      Buffer<T> x(rows * n, rng() % 16);
+      for (int64_t i = 0; i < rows * n; ++i) x[i] = distribution.entry(rng, i % n);
+      const Score score = rng() % 2 ? Score::kValue : Score::kMagnitude;
+      std::vector<std::vector<int64_t>> orders;
+      for (int64_t row = 0; row < rows; ++row) orders.push_back(OrderOracle<T>(x.data() + row * n, n, score));
+      for (const int64_t k : {int64_t{0}, int64_t{1}, 1 + static_cast<int64_t>(rng() % 8), n / 16, n / 8, n / 2, n - 1,
+                              n, 1 + static_cast<int64_t>(rng() % n)}) {
+        if (k > n) continue;
+        for (const Path path : kPaths) {
+          if (!Handles(path, sizeof(typename T::Bits), n, k)) continue;
+          CheckRows<T>(std::string(dtype) + " " + distribution.name + " by " + NameOf(path), x, rows, n, k, score,
+                       {1.5, rng() % 2 ? -0.25 : 0.0}, orders, 1, path, rng);
+        }
+      }
+    }
   }
 }
 
@@ -182,7 +308,7 @@ void TestSplitRows(const char* dtype) {
     const int threads[] = {2, 3, 7, 40};
     for (int i = 0; i < 4; ++i) {
       CheckRows<T>(std::string(dtype) + " split " + distribution.name, x, 1, n, ks[i], score,
-                   {1.5, rng() % 2 ? 0.25 : 0.0}, orders, threads[rng() % 4], rng);
+                   {1.5, rng() % 2 ? 0.25 : 0.0}, orders, threads[rng() % 4], {}, rng);
     }
   }
 }
@@ -203,7 +329,7 @@ void TestFactors(const char* dtype) {
         for (const double suppression : {0.0, -0.0, 0.25, nan, -inf, 1e-310}) {
           const auto k = static_cast<int64_t>(1 + rng() % (n / 4));
           CheckRows<T>(std::string(dtype) + " factors " + distribution.name, x, rows, n, k, Score::kValue,
-                       {separation, suppression}, orders, 1, rng);
+                       {separation, suppression}, orders, 1, {}, rng);
         }
       }
     }
@@ -313,14 +439,32 @@ void TestHalfConversions(const char* dtype) {
 }
 
 template <class T>
-void TestDType(const char* dtype) {
-  if constexpr (sizeof(typename T::Bits) == 2) TestHalfConversions<T>(dtype);
-  TestSeparate<T>(dtype);
-  TestManyShortRows<T>(dtype);
-  TestLongRows<T>(dtype);
-  TestSplitRows<T>(dtype);
-  TestFactors<T>(dtype);
-  TestSumSelected<T>(dtype);
+std::vector<NamedTest> TestsOf() {
+  std::vector<NamedTest> tests = {
+      {"Distinct", TestDistinct<T>},
+      {"Sorted", TestSorted<T>},
+      {"AllEqual", TestAllEqual<T>},
+      {"Ties", TestTies<T>},
+      {"SignedZeros", TestSignedZeros<T>},
+      {"Denormals", TestDenormals<T>},
+      {"Infinities", TestInfinities<T>},
+      {"NaNs", TestNaNs<T>},
+      {"AnyBits", TestAnyBits<T>},
+      {"MisleadingSamples", TestMisleadingSamples<T>},
+      {"KEqualsZero", TestKEqualsZero<T>},
+      {"KEqualsOne", TestKEqualsOne<T>},
+      {"KEqualsNMinusOne", TestKEqualsNMinusOne<T>},
+      {"KEqualsN", TestKEqualsN<T>},
+      {"EveryKOfShortRows", TestEveryKOfShortRows<T>},
+      {"OddSizes", TestOddSizes<T>},
+      {"LongRow", TestLongRow<T>},
+      {"EveryPath", TestEveryPath<T>},
+      {"SplitRows", TestSplitRows<T>},
+      {"Factors", TestFactors<T>},
+      {"SumSelected", TestSumSelected<T>},
+  };
+  if constexpr (sizeof(typename T::Bits) == 2) tests.push_back({"HalfConversions", TestHalfConversions<T>});
+  return tests;
 }
 
 }  // namespace
@@ -328,17 +472,5 @@ void TestDType(const char* dtype) {
 
 int main(int argc, char** argv) {
   using namespace separationfactor;
-  const std::string dtype = argc > 1 ? argv[1] : "all";
-  bool is_known = false;
-  const auto is_asked_for = [&](const char* name) {
-    const bool asked = dtype == name || dtype == "all";
-    is_known |= asked;
-    return asked;
-  };
-  if (is_asked_for("float32")) TestDType<Float32>("float32");
-  if (is_asked_for("float64")) TestDType<Float64>("float64");
-  if (is_asked_for("bfloat16")) TestDType<BFloat16>("bfloat16");
-  if (is_asked_for("float16")) TestDType<Float16>("float16");
-  CHECK(is_known, "no dtype is called %s", dtype.c_str());
-  std::printf("core_test %s: all passed\n", dtype.c_str());
+  return RunNamedTests(argc, argv, [](auto traits) { return TestsOf<decltype(traits)>(); });
 }

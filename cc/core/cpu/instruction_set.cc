@@ -27,7 +27,7 @@ bool IsSupported(InstructionSet set) {
 #if defined(__x86_64__)
     case InstructionSet::kAvx2:
       return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi") && __builtin_cpu_supports("bmi2") &&
-             HasF16c() && __builtin_cpu_supports("popcnt");
+             HasF16c() && __builtin_cpu_supports("popcnt") && __builtin_cpu_supports("fma");
     case InstructionSet::kAvx512:
       return IsSupported(InstructionSet::kAvx2) && __builtin_cpu_supports("avx512f") &&
              __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&

@@ -1,4 +1,4 @@
-// The instruction set of the kernels. Results do not depend on it.
+// The instruction set of the kernels. The results of separate.h do not depend on it.
 
 #ifndef SEPARATIONFACTOR_CORE_CPU_INSTRUCTION_SET_H_
 #define SEPARATIONFACTOR_CORE_CPU_INSTRUCTION_SET_H_
@@ -10,7 +10,7 @@ namespace separationfactor {
 
 enum class InstructionSet {
   kBaseline,  // present on every CPU of the architecture: SSE2 on x86-64, NEON on aarch64
-  kAvx2,      // with BMI and F16C: Haswell, Zen and later
+  kAvx2,      // with BMI, F16C and FMA: Haswell, Zen and later
   kAvx512,    // F, BW, DQ and VL: Skylake-SP, Zen 4 and later
 };
 

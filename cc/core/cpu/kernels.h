@@ -1,14 +1,17 @@
-// The kernels of one instruction set. separate.cc splits the rows among threads and calls them.
+// The kernels of one instruction set and one dtype. separate.cc splits the rows among threads and calls them.
 
 #ifndef SEPARATIONFACTOR_CORE_CPU_KERNELS_H_
 #define SEPARATIONFACTOR_CORE_CPU_KERNELS_H_
 
 #include <cstdint>
 
+#include "core/cpu/path.h"
 #include "core/separate.h"
 #include "core/types.h"
 
 namespace separationfactor {
+
+enum class InstructionSet;  // instruction_set.h, which uses the standard library
 
 // The segments of one row, which threads process in parallel. `run` is a function pointer because kernels may not use
 // std::function: see simd-inl.h.
@@ -23,10 +26,13 @@ struct Segments {
   void (*run)(void* pool, void (*work)(void* context, int64_t segment), void* context);
 };
 
-// The caller sets flush-to-zero and denormals-are-zero, which the comparisons rely on.
+// The caller sets flush-to-zero and denormals-are-zero, which the comparisons rely on. The dtype of the arguments must
+// be that of the kernels.
 struct Kernels {
   // Separates the rows [begin, end). Scratch: ScratchBytes(args), aligned as by malloc.
   void (*separate)(const SeparateArgs& args, int64_t begin, int64_t end, void* scratch);
+  // The same by a given path, which must handle the shape: for tests and benchmarks.
+  void (*separate_by)(Path path, const SeparateArgs& args, int64_t begin, int64_t end, void* scratch);
   // Separates one row in segments. Scratch: ScratchBytes(args) + segments.count * kScratchSlack.
   void (*separate_split)(const SeparateArgs& args, int64_t row, const Segments& segments, void* scratch);
   // Scales the rows [begin, end).
@@ -43,10 +49,14 @@ constexpr int64_t kSumBlock = kSumGroup * kSumGroup;
 constexpr int64_t kScratchSlack = 256;
 constexpr int64_t ScratchBytes(const SeparateArgs& args) { return args.n * ElementBytes(args.dtype) + kScratchSlack; }
 
-extern const Kernels kBaselineKernels;
+// Returns the kernels of an instruction set, which must be supported, and a dtype.
+const Kernels& KernelsOf(InstructionSet set, DType dtype);
+
+// kernels_instance.cc defines them. Each is an object of its own, so that they compile in parallel.
+extern const Kernels kBaselineFloat32, kBaselineFloat64, kBaselineBFloat16, kBaselineFloat16;
 #if defined(__x86_64__)
-extern const Kernels kAvx2Kernels;
-extern const Kernels kAvx512Kernels;
+extern const Kernels kAvx2Float32, kAvx2Float64, kAvx2BFloat16, kAvx2Float16;
+extern const Kernels kAvx512Float32, kAvx512Float64, kAvx512BFloat16, kAvx512Float16;
 #endif
 
 }  // namespace separationfactor

@@ -8,6 +8,7 @@
 
 #include "core/cpu/bisection-inl.h"
 #include "core/cpu/cut-inl.h"
+#include "core/cpu/path.h"
 #include "core/cpu/products-inl.h"
 #include "core/cpu/row_batch-inl.h"
 #include "core/cpu/scores-inl.h"
@@ -35,8 +36,8 @@ struct CountLanes<8> {
   typedef float Floats __attribute__((vector_size(kVectorBytes / 2)));
 };
 
-// Separates rows of up to kMaxEntries, one batch at a time. The columns hold scores. They hold order keys instead if
-// the batch contains NaN, which `>` does not order, and for the half types.
+// Separates rows of up to kMostInLanes entries, one batch at a time. The columns hold scores. They hold order keys
+// instead if the batch contains NaN, which `>` does not order, and for the half types.
 template <class T, Score kScore>
 class RowsInLanes : private RowBatch<T, kScore> {
   using C = RowBatch<T, kScore>;
@@ -44,10 +45,8 @@ class RowsInLanes : private RowBatch<T, kScore> {
   using Order = Ranking<typename T::Number>;
 
  public:
-  using typename C::Batch;
-  static constexpr int kMaxEntries = 256;
-  static constexpr int kMaxWord = 32;  // entries of a row whose bits fit one lane
   using C::kRows;
+  using typename C::Batch;
 
   static void Separate(const SeparateArgs& args, int64_t begin, int64_t end, const Products<T>& products) {
     const auto k = static_cast<int>(args.k);
@@ -58,22 +57,23 @@ class RowsInLanes : private RowBatch<T, kScore> {
   template <bool kMaskOnly>
   static void SeparateBatch(const Batch& batch, int k, const Products<T>& products) {
     const int n = batch.n;
-    if (n < 2) __builtin_unreachable();  // with n = 1, k is 0 or n, which kernels-inl.h handles
+    if (n < 2) __builtin_unreachable();  // with n = 1, k is 0 or n, which is another path
     if constexpr (kIsHalf) {
-      IntVec keys[kMaxEntries + kPadding];
+      IntVec keys[kMostInLanes + kPadding];
       LoadColumns(batch, keys);
       SelectAndWrite<kMaskOnly>(batch, k, static_cast<const Vec*>(nullptr), keys, products);
     } else {
-      Vec entries[kMaxEntries + kPadding];
+      Vec entries[kMostInLanes + kPadding];
       const bool has_nan = LoadColumns(batch, entries);
-      if (has_nan || !IsSorted(n, k)) {
-        IntVec keys[kMaxEntries + kPadding];
+      // Bisection needs order keys.
+      if (has_nan || !IsSortedInLanes(n, k)) {
+        IntVec keys[kMostInLanes + kPadding];
         for (int j = 0; j < n; ++j) keys[j] = Key(L::Of(entries[j]));
         SelectAndWrite<kMaskOnly>(batch, k, entries, keys, products);
       } else if (kScore == Score::kValue) {
         SelectAndWrite<kMaskOnly>(batch, k, entries, entries, products);
       } else {
-        Vec scores[kMaxEntries + kPadding];
+        Vec scores[kMostInLanes + kPadding];
         for (int j = 0; j < n; ++j) scores[j] = L::Of(entries[j]);
         SelectAndWrite<kMaskOnly>(batch, k, entries, scores, products);
       }
@@ -90,7 +90,6 @@ class RowsInLanes : private RowBatch<T, kScore> {
   using typename C::Vec;
   using typename C::Wide;
   static constexpr int kElement = Columns::kElement, kPart = Columns::kPart;
-  static constexpr int kMostSorted = Order::kMostSorted;
   using Numbers = typename L::Numbers;
   using Counts = typename CountLanes<sizeof(Integer)>::Counts;
   using Floats = typename CountLanes<sizeof(Integer)>::Floats;
@@ -103,9 +102,6 @@ class RowsInLanes : private RowBatch<T, kScore> {
     IntVec keys, quotas;
   };
 
-  // Whether the cut is found by sorting. Otherwise it is found by bisection, which needs order keys.
-  static bool IsSorted(int n, int k) { return n <= kMaxWord || Smaller(k, n - k + 1) <= kMostSorted; }
-
   // The columns hold scores or order keys. `>` orders either.
   template <bool kMaskOnly, class Column>
   [[gnu::always_inline]] static void SelectAndWrite(const Batch& batch, int k, const Vec* entries, Column* columns,
@@ -115,7 +111,7 @@ class RowsInLanes : private RowBatch<T, kScore> {
       Mask masks[kMaxWord];
       const IntVec row_bits = MarkGreatest(columns, n, k, masks);
       WriteMasked<kMaskOnly>(batch, entries, masks, row_bits, products);
-    } else if (!kHasIntegerLanes<Column> || IsSorted(n, k)) {
+    } else if (!kHasIntegerLanes<Column> || IsSortedInLanes(n, k)) {
       WriteRows(batch, CutBelow(columns, n, k), products);
     } else if constexpr (kHasIntegerLanes<Column>) {
       WriteRows(batch, CutByBisection(columns, n, k), products);
@@ -128,7 +124,7 @@ class RowsInLanes : private RowBatch<T, kScore> {
   template <class Column>
   [[gnu::always_inline]] static bool LoadColumns(const Batch& batch, Column* columns) {
     const int rows = batch.rows, n = batch.n;
-    alignas(64) Integer copy[kRows * kMaxEntries + 2 * Wide::kLanes];
+    alignas(64) Integer copy[kRows * kMostInLanes + 2 * Wide::kLanes];
     const char* from = reinterpret_cast<const char*>(batch.x);
     if constexpr (kIsHalf) {
       Widen(batch.x, rows * n, copy);

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <type_traits>
 
+#include "core/cpu/path.h"
 #include "core/cpu/products-inl.h"
 #include "core/cpu/row_batch-inl.h"
 #include "core/cpu/rows_in_lanes-inl.h"
@@ -25,13 +26,9 @@ class RowsInRegisters : private RowBatch<T, kScore> {
   using C = RowBatch<T, kScore>;
   using Columns = Transposer<typename T::Number>;
   using Order = Ranking<typename T::Number>;
-  static constexpr int kGroup = 4, kMostGroups = 4;
+  static constexpr int kGroup = kLeastInRegisters, kMostGroups = kMostInRegisters / kGroup;
 
  public:
-  static constexpr bool Handles(int64_t n) {
-    return sizeof(typename C::Bits) > 2 && kGroup <= n && n <= kMostGroups * kGroup;
-  }
-
   static void Separate(const SeparateArgs& args, int64_t begin, int64_t end, const Products<T>& products) {
     const int64_t batches = (end - begin) / C::kRows;
     const auto separate = products.MaskOnly() ? GroupsOf<true>(args.n) : GroupsOf<false>(args.n);
@@ -51,7 +48,6 @@ class RowsInRegisters : private RowBatch<T, kScore> {
   using typename C::Vec;
   using typename C::Wide;
   static constexpr int kElement = Columns::kElement, kPart = Columns::kPart;
-  static constexpr int kMostSorted = Order::kMostSorted;
 
   // NotLess marks every NaN and every entry >= threshold, even if a NaN misleads the networks. If exactly k entries are
   // marked, the selection is correct. Otherwise, for ties or if the threshold is NaN, falls back to RowsInLanes.

@@ -8,6 +8,7 @@
 #include "core/cpu/bisection-inl.h"
 #include "core/cpu/counts-inl.h"
 #include "core/cpu/cut-inl.h"
+#include "core/cpu/path.h"
 #include "core/cpu/scores-inl.h"
 #include "core/cpu/simd-inl.h"
 
@@ -21,7 +22,6 @@ Range<typename L::Lane> SamplePivots(const typename L::Element* v, int64_t n, in
   using S = typename L::S;
   using Lane = typename L::Lane;
   constexpr int kLanes = S::kLanes;
-  constexpr int kSample = 512;
   Lane sample[kSample];
   const int64_t stride = n / kSample;
   for (int64_t i = 0; i < kSample / kLanes; ++i) S::Store(sample + i * kLanes, L::Load(v + i * stride * kLanes));

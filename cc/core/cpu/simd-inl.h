@@ -1,5 +1,5 @@
-// Vectors of one instruction set. One file per instruction set includes this header and is compiled with its flags. The
-// compiler's predefined macros select the implementation.
+// Vectors of one instruction set. The files that include this header are compiled once per instruction set, with its
+// flags. The compiler's predefined macros select the implementation.
 //
 // Everything is in an unnamed namespace. With external linkage the linker would keep one copy of each function,
 // possibly the one compiled for AVX-512, for all files that call it. For the same reason neither this header nor the

@@ -56,8 +56,6 @@ struct Ranking {
   using Wide = Simd<Number>;
   using IntVec = typename Wide::IntVec;
   using Integer = typename Wide::Integer;
-  // The greatest rank found by sorting in rows of any length. Sixteen sorted vectors do not stay in registers.
-  static constexpr int kMostSorted = 8;
 
   template <class Column>
   static Column Greater(Column a, Column b) {

@@ -7,12 +7,15 @@
 #include <cstring>
 
 #include "core/cpu/bisection-inl.h"
+#include "core/cpu/choose_path.h"
 #include "core/cpu/counts-inl.h"
 #include "core/cpu/cut-inl.h"
 #include "core/cpu/kernels.h"
+#include "core/cpu/path.h"
 #include "core/cpu/products-inl.h"
 #include "core/cpu/sample-inl.h"
 #include "core/cpu/scores-inl.h"
+#include "core/cpu/simd-inl.h"
 #include "core/cpu/stream-inl.h"
 #include "core/cpu/write_cut-inl.h"
 #include "core/separate.h"
@@ -46,7 +49,8 @@ class SplitRow {
       Write(k_ == 0 ? Cut<Lane>{Lane{}, 0, true} : Cut<Lane>{kLowest<Lane>, n_});
       return;
     }
-    if (k_ <= n_ / 256 && (Stream(false) || Stream(true))) return;
+    const Path path = ChoosePath(kVectorBytes, sizeof(Bits), 1, n_, k_);
+    if ((path == Path::kStream || path == Path::kGreatest) && (Stream(false) || Stream(true))) return;
     Write(Select());
   }
 
