@@ -221,8 +221,6 @@ def resolve(implementation: str) -> str:
 
 def has_kernels() -> bool:
     """Returns whether compiled kernels can run the function that is being traced, or eager calls."""
-    if not hasattr(library.ops, "separation_factor_sparse_decode"):
-        return False
     return not (_private.in_xla_context() or tf.config.get_visible_devices("GPU"))
 
 
@@ -585,7 +583,7 @@ def _to_dense(values, indices, n):
     return _like(plain.to_dense(_flat(values), _flat(indices), n), values)
 
 
-if hasattr(library.ops, "separation_factor_sparse_decode"):
+if library.ops is not None:
     _register_gradient = ops._register_gradient
 
     @_register_gradient("SeparationFactor>SparseTopK")
