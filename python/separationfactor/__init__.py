@@ -30,16 +30,28 @@ if keras.__version__.startswith("2."):
         name="keras",
     )
 
-from separationfactor import models
+from separationfactor import models, optimizers, sparse
 from separationfactor.callbacks import KSchedule
 from separationfactor.implementations import build_info
-from separationfactor.layers import KSparse, SeparationFactor
+from separationfactor.layers import KSparse, SeparationFactor, SparseDecoder, SparseEncoder
 from separationfactor.ops import separate
 from separationfactor.portability import portable
 
 __version__ = "0.1.0"
 
-__all__ = ["KSchedule", "KSparse", "SeparationFactor", "build_info", "models", "portable", "separate"]
+__all__ = [
+    "KSchedule",
+    "KSparse",
+    "SeparationFactor",
+    "SparseDecoder",
+    "SparseEncoder",
+    "build_info",
+    "models",
+    "optimizers",
+    "portable",
+    "separate",
+    "sparse",
+]
 
 # The modules of the laboratory that are also attributes here, imported at their first use.
 _LABORATORY = ("benchmark", "data", "evaluation", "export", "figures", "metrics", "runs", "studies")

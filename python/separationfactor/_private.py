@@ -85,10 +85,18 @@ def could_possibly_record() -> bool:
 
 
 def record_operation(
-    name: str, outputs: Sequence[tf.Tensor], inputs: Sequence[tf.Tensor], gradient: Callable[..., Any]
+    name: str,
+    outputs: Sequence[tf.Tensor],
+    inputs: Sequence[tf.Tensor],
+    gradient: Callable[..., Any],
+    tangents: Callable[..., Any] | None = None,
 ) -> None:
-    """Records an operation and its gradient on the tapes and forward accumulators."""
-    _record.record_operation(name, outputs, inputs, gradient)
+    """Records an operation and its gradient on the tapes and forward accumulators.
+
+    `tangents` maps the inputs' tangents to the outputs'. With `None`, TensorFlow transposes the gradient,
+    which must then be made of tensors alone.
+    """
+    _record.record_operation(name, outputs, inputs, gradient, tangents)
 
 
 def in_xla_context() -> bool:

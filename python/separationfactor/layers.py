@@ -4,6 +4,9 @@ import keras
 import tensorflow as tf
 
 from separationfactor import arguments, implementations, ops
+from separationfactor.sparse_layers import SparseDecoder, SparseEncoder
+
+__all__ = ["KSparse", "SelectingLayer", "SeparationFactor", "SparseDecoder", "SparseEncoder"]
 
 
 class SelectingLayer(keras.layers.Layer):

@@ -10,6 +10,7 @@ import keras
 
 from separationfactor.layers import SelectingLayer
 from separationfactor.ops import Separate
+from separationfactor.sparse_layers import SparseLayer
 
 
 def portable(model: keras.Model) -> keras.Model:
@@ -18,10 +19,10 @@ def portable(model: keras.Model) -> keras.Model:
     The copy computes the same bits. An export of the copy, such as `portable(model).export(path)`, loads
     without this package. It converts to ONNX, and to TFLite with built-in ops only.
 
-    Every `SeparationFactor` and `KSparse` layer, and every `separate` of a `keras.KerasTensor`, gets
-    `implementation="tf"`, at any depth of nested functional, sequential and subclassed models and of
-    wrappers. If a model's own code calls `separationfactor.separate`, the call itself must choose the
-    implementation.
+    Every `SeparationFactor`, `KSparse`, `SparseEncoder` and `SparseDecoder` layer, and every `separate` of a
+    `keras.KerasTensor`, gets `implementation="tf"`, at any depth of nested functional, sequential and
+    subclassed models and of wrappers. If a model's own code calls `separationfactor.separate`, the call
+    itself must choose the implementation.
 
     The copy has the same weights, including trained factors and the current `k`. Layers shared within
     functional models, including nested models, stay shared. The copy is compiled like the model, with a new
@@ -62,7 +63,7 @@ def portable(model: keras.Model) -> keras.Model:
                 "must return the constructor's arguments. The model's `build()` must create its weights."
             ) from error
         for layer in copy._flatten_layers():
-            if isinstance(layer, SelectingLayer):
+            if isinstance(layer, (SelectingLayer, SparseLayer)):
                 layer.use("tf")
             for operation in layer.operations if _is_functional(layer) else ():
                 if isinstance(operation, Separate):
