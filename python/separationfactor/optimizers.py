@@ -156,6 +156,18 @@ class SparseAdam(keras.optimizers.Adam):
         local_step = tf.cast(step, dtype)
         learning_rate = tf.cast(learning_rate, dtype)
         alpha = learning_rate * tf.sqrt(1 - beta_2**local_step) / (1 - beta_1**local_step)
+        if not self.lazy and self._is_native(dtype) and (code := _code_of(gradient)) is not None:
+            library.ops.separation_factor_sparse_rows_adam(
+                variable=variable.handle,
+                m=m.handle,
+                v=v.handle,
+                **code,
+                alpha=alpha,
+                beta_1=beta_1,
+                beta_2=beta_2,
+                epsilon=tf.cast(self.epsilon, dtype),
+            )
+            return
         if isinstance(gradient, tf.IndexedSlices):
             gradient = _summed(gradient)
             if variable.shape.rank < 2 and self.lazy:
@@ -246,6 +258,23 @@ def _decay_and_add(moment, gradient, rate):
         moment.scatter_add(_on_values(lambda values: values * rate, gradient))
     else:
         moment.assign_add((gradient - moment) * rate)
+
+
+def _code_of(gradient):
+    """Returns the code and the examples whose sums a gradient holds, or None if it holds something else.
+
+    In a graph, the optimizer then computes each row of the gradient while it updates the row. TensorFlow
+    prunes the op that would have computed the gradient, which nobody reads.
+    """
+    if not isinstance(gradient, tf.IndexedSlices) or tf.executing_eagerly():
+        return None
+    op = gradient.values.op
+    if op.type != "SeparationFactor>SparseRows" or op.graph is not tf.compat.v1.get_default_graph():
+        return None
+    if gradient.indices is not op.outputs[1] or op.get_attr("W") != gradient.dtype:
+        return None
+    values, indices, x, _ = op.inputs
+    return {"values": values, "indices": indices, "x": x}
 
 
 def _summed(gradient):
