@@ -110,6 +110,12 @@ class SparseAdam(keras.optimizers.Adam):
         grads = list(grads)
         if self.gradient_accumulation_steps:
             grads = [None if each is None else tf.convert_to_tensor(each) for each in grads]
+        # A kernel that is still being read while it is updated would be copied first: the gradient of the code
+        # reads the decoder's.
+        with tf.control_dependencies(_dependencies(grads)):
+            return self._apply_scaled(grads, trainable_variables)
+
+    def _apply_scaled(self, grads, trainable_variables):
         scale = self.loss_scale_factor
         if scale is None:
             return super().apply(grads, trainable_variables)
@@ -275,6 +281,17 @@ def _code_of(gradient):
         return None
     values, indices, x, _ = op.inputs
     return {"values": values, "indices": indices, "x": x}
+
+
+def _dependencies(gradients):
+    """Returns the tensors that the gradients are computed from, in a graph."""
+    if tf.executing_eagerly():
+        return []
+    tensors = []
+    for gradient in gradients:
+        code = _code_of(gradient)
+        tensors += code.values() if code is not None else tf.nest.flatten(gradient, expand_composites=True)
+    return [each for each in tensors if each is not None]
 
 
 def _summed(gradient):
