@@ -110,6 +110,11 @@ class SparseAdam(keras.optimizers.Adam):
         grads = list(grads)
         if self.gradient_accumulation_steps:
             grads = [None if each is None else tf.convert_to_tensor(each) for each in grads]
+        if trainable_variables is not None:
+            trainable_variables = list(trainable_variables)
+            if not self.built:
+                # Before the dependencies below: TensorFlow moves the making of variables out of the function.
+                self.build(trainable_variables)
         # A kernel that is still being read while it is updated would be copied first: the gradient of the code
         # reads the decoder's.
         with tf.control_dependencies(_dependencies(grads)):
@@ -119,8 +124,6 @@ class SparseAdam(keras.optimizers.Adam):
         scale = self.loss_scale_factor
         if scale is None:
             return super().apply(grads, trainable_variables)
-        if trainable_variables is not None:
-            trainable_variables = list(trainable_variables)
         variables = self._trainable_variables if trainable_variables is None else trainable_variables
         if len(grads) == len(variables):
             grads = [

@@ -211,7 +211,7 @@ def to_dense(values: Any, indices: Any, n: int, *, implementation: str = "auto")
 def resolve(implementation: str) -> str:
     """Returns which implementation runs here, "native" or "tf".
 
-    There are no kernels for GPUs and none for XLA.
+    There are no kernels for GPUs.
     """
     resolved = implementations.resolve(implementation)
     if resolved == "native" and implementation != "native" and not has_kernels():
@@ -221,7 +221,9 @@ def resolve(implementation: str) -> str:
 
 def has_kernels() -> bool:
     """Returns whether compiled kernels can run the function that is being traced, or eager calls."""
-    return not (_private.in_xla_context() or tf.config.get_visible_devices("GPU"))
+    if tf.config.get_visible_devices("GPU"):
+        return False
+    return not _private.in_xla_context() or library.why_not_xla() is None
 
 
 def supports_jit(implementation: str) -> bool:
@@ -229,7 +231,7 @@ def supports_jit(implementation: str) -> bool:
 
     It may not if that would lose the compiled kernels.
     """
-    return resolve(implementation) == "tf"
+    return resolve(implementation) == "tf" or library.why_not_xla() is None
 
 
 def _k(k: Any) -> int:
