@@ -211,17 +211,13 @@ def to_dense(values: Any, indices: Any, n: int, *, implementation: str = "auto")
 def resolve(implementation: str) -> str:
     """Returns which implementation runs here, "native" or "tf".
 
-    There are no kernels for GPUs and none for XLA.
+    XLA and GPUs have no kernels for the sparse ops. "auto" uses plain TensorFlow ops if a GPU is visible, and
+    every implementation does in a function that XLA compiles.
     """
     resolved = implementations.resolve(implementation)
-    if resolved == "native" and implementation != "native" and not has_kernels():
+    if _private.in_xla_context() or (implementation == "auto" and tf.config.get_visible_devices("GPU")):
         return "tf"
     return resolved
-
-
-def has_kernels() -> bool:
-    """Returns whether compiled kernels can run the function that is being traced, or eager calls."""
-    return not (_private.in_xla_context() or tf.config.get_visible_devices("GPU"))
 
 
 def supports_jit(implementation: str) -> bool:
