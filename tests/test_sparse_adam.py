@@ -352,22 +352,22 @@ def train(strategy, optimizer_class, options, dense=False, **kwargs):
         optimizer = make(optimizer_class, options, **kwargs)
         optimizer.build(weights)
 
-    def apply(values, indices, gradient, other_values, other_indices):
-        # One replica has the sum of the gradients of two. They share rows.
-        both = values, indices
-        if strategy is alone:
-            both = tf.concat([values, other_values], 0), tf.concat([indices, other_indices], 0)
-        elif tf.distribute.get_replica_context().replica_id_in_sync_group == 1:
-            both = other_values, other_indices
-        slices = tf.IndexedSlices(*both, tf.constant([N, D]))
-        gradient = gradient if strategy is alone else gradient / 2
+    def apply(values, indices, gradient):
+        slices = tf.IndexedSlices(values, indices, tf.constant([N, D]))
         optimizer.apply([tf.convert_to_tensor(slices) if dense else slices, gradient], weights)
 
     run = tf.function(lambda *inputs: strategy.run(apply, inputs))
     history = []
     for step in (0, 1, 2, 5):
-        (slices, gradient), (other, _) = gradients_of(step), gradients_of(step + 1)
-        run(slices.values, slices.indices, gradient, other.values, other.indices)
+        # One process has the sum of the replicas' gradients. They share rows.
+        replicas = gradients_of(step), gradients_of(step + 1)
+        replicas = [(slices.values, slices.indices, gradient) for slices, gradient in replicas]
+        if strategy is alone:
+            values, indices, gradients = zip(*replicas)
+            run(tf.concat(values, 0), tf.concat(indices, 0), sum(gradients))
+        else:
+            each = strategy.experimental_distribute_values_from_function
+            run(*(each(lambda c, i=i: replicas[c.replica_id_in_sync_group][i]) for i in range(3)))
         history.append([np.array(weight) for weight in weights])
     return history
 
