@@ -211,19 +211,15 @@ def to_dense(values: Any, indices: Any, n: int, *, implementation: str = "auto")
 def resolve(implementation: str) -> str:
     """Returns which implementation runs here, "native" or "tf".
 
-    There are no kernels for GPUs.
+    GPUs have no kernels for the sparse ops, so "auto" uses plain TensorFlow ops if a GPU is visible. Every
+    implementation does in a function that XLA compiles, if XLA cannot call the kernels.
     """
     resolved = implementations.resolve(implementation)
-    if resolved == "native" and implementation != "native" and not has_kernels():
+    if implementation == "auto" and tf.config.get_visible_devices("GPU"):
+        return "tf"
+    if _private.in_xla_context() and library.why_not_xla() is not None:
         return "tf"
     return resolved
-
-
-def has_kernels() -> bool:
-    """Returns whether compiled kernels can run the function that is being traced, or eager calls."""
-    if tf.config.get_visible_devices("GPU"):
-        return False
-    return not _private.in_xla_context() or library.why_not_xla() is None
 
 
 def supports_jit(implementation: str) -> bool:

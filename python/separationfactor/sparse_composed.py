@@ -83,7 +83,8 @@ def latents_in_use(
     uses = tf.math.unsorted_segment_sum(tf.ones_like(indices), indices, n)
     in_list = uses > 0
     if _private.in_xla_context() if is_filled is None else is_filled:
-        size = tf.minimum(tf.size(indices), n)
+        # At least one, because XLA cannot scatter to nothing.
+        size = tf.minimum(tf.maximum(tf.size(indices), 1), n)
         spare = size - tf.reduce_sum(tf.cast(in_list, tf.int32))
         in_list |= tf.cumsum(tf.cast(~in_list, tf.int32)) <= spare
         places = tf.cumsum(tf.cast(in_list, tf.int32)) - 1
