@@ -57,10 +57,7 @@ def resolve(implementation: str) -> str:
     return "tf"
 
 
-# The dictionary behind `os.environ`. For an unset variable, `os.environ.get` raises and catches a KeyError,
-# which takes a third of the time of a small eager call.
-_environment: dict[Any, Any] = os.environ._data  # type: ignore[attr-defined]
-_KEY = os.environ.encodekey(_ENVIRONMENT_VARIABLE)
+_environment, _KEY = _private.environment(_ENVIRONMENT_VARIABLE)
 
 
 def runs_eagerly(implementation: str) -> bool:
