@@ -107,7 +107,7 @@ def test_without_the_imports_nothing_private_is_left(monkeypatch):
 @missing(IMPORTED)
 def test_results_and_gradients(monkeypatch, names, implementation):
     use_private_without(monkeypatch, names)
-    selected = X >= np.sort(X)[:, -2:-1]
+    selected = np.sort(X)[:, -2:-1] <= X
     factor = np.where(selected, np.float32(2), np.float32(0.5))
 
     def gradients(x, separation):
@@ -146,7 +146,9 @@ class Inner(keras.layers.Layer):
 @missing(ATTRIBUTES)
 def test_layers_schedules_and_copies(monkeypatch, names):
     use_private_without(monkeypatch, names)
-    wrapper = keras.layers.TimeDistributed(keras.Sequential([keras.layers.Dense(4), sf.SeparationFactor(2, 0.5)]))
+    wrapper = keras.layers.TimeDistributed(
+        keras.Sequential([keras.layers.Dense(4), sf.SeparationFactor(2, 0.5)])
+    )
     model = keras.Sequential(
         [
             keras.Input((6,)),

@@ -25,7 +25,7 @@ try:
     tape_set_is_empty = pywrap_tfe.TFE_Py_TapeSetIsEmpty
     _fast_path_execute = pywrap_tfe.TFE_Py_FastPathExecute
     # Checks that the names exist that two functions below read.
-    _context._context, _context.context()._thread_local_data.is_eager  # noqa: B018
+    _context._context, _context.context()._thread_local_data.is_eager
     # The errors of invalid arguments: the op's own, and that of a number too large for a float.
     FAST_PATH_ERRORS: tuple[type[Exception], ...] = (_FallbackException, _NotOkStatusException, OverflowError)
 except (ImportError, AttributeError):
