@@ -302,7 +302,7 @@ def checkout(tmp_path):
     # setup.py reads the version there.
     package = sources / "python" / "separationfactor"
     package.mkdir(parents=True)
-    shutil.copy(ROOT / "python" / "separationfactor" / "__init__.py", package)
+    shutil.copy(ROOT / "python" / "separationfactor" / "_version.py", package)
     tools = tmp_path / "tools"
     tools.mkdir()
     cmake = tools / "cmake"

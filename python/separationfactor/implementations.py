@@ -10,6 +10,7 @@ from typing import Any
 import tensorflow as tf
 
 from separationfactor import _private, library
+from separationfactor._version import __version__
 
 IMPLEMENTATIONS = ("auto", "native", "tf")
 _ENVIRONMENT_VARIABLE = "SEPARATIONFACTOR_IMPLEMENTATION"
@@ -91,8 +92,6 @@ def build_info() -> dict[str, Any]:
         - `xla`: Whether XLA can compile the op. If not, `why_not_xla` gives the reason, and functions with
           `jit_compile=True` use plain TensorFlow ops.
     """
-    from separationfactor import __version__
-
     build = library.build()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
