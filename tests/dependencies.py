@@ -105,9 +105,16 @@ def _boxes(graph: Graph, top: int, title: str) -> tuple[list[str], int]:
     rows: dict[int, list[str]] = {}
     for node in sorted(graph):
         rows.setdefault(max(map(depth, graph)) - depth(node), []).append(node)
-    places, boxes = {}, [f'<text x="{WIDTH / 2}" y="{top}" font-size="15">{title}</text>']
+    places: dict[str, tuple[float, int]] = {}
+    boxes = [f'<text x="{WIDTH / 2}" y="{top}" font-size="15">{title}</text>']
     y = top
+
+    def above(node: str) -> float:
+        users = [places[user][0] for user, edges in graph.items() if node in edges and user in places]
+        return sum(users) / len(users) if users else WIDTH / 2
+
     for _, nodes in sorted(rows.items()):
+        nodes.sort(key=above)  # Fewer arrows cross.
         for first in range(0, len(nodes), 6):
             y += 58 if first == 0 else 26
             part = nodes[first : first + 6]

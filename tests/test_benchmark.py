@@ -27,13 +27,13 @@ def test_every_rival_computes_the_same(case):
     expected = cases.expected(case, x, d_y)
     ties = case.distribution != "normal"
     found = [rival for rival in rivals.rivals(case, x, d_y) if not rival.is_floor]
-    assert {rival.name for rival in found} >= {rivals.PLAIN, "top_k + threshold", "top_k + scatter"}
+    assert {rival.name for rival in found} >= {rivals.OURS_TF, "top_k + threshold", "top_k + scatter"}
     for rival in found:
         for function in (rival.forward, rival.gradient):
             if function is None:
                 continue
             exact = measuring.is_exact(function(), expected)
-            if rival.name in (rivals.OURS, rivals.PLAIN, "top_k + scatter"):
+            if rival.name in (rivals.OURS, rivals.OURS_TF, "top_k + scatter"):
                 assert exact, (rival.name, rival.mode)
             elif "threshold" in rival.name or rival.name == "partition":
                 assert exact != ties, (rival.name, rival.mode, "keeps every tie")
@@ -163,7 +163,7 @@ def test_backward_keeps_a_bit_an_element():
     if memory[key] is None:
         pytest.skip("this system does not tell a process's peak")
     assert 1.9 * tensor < memory[key] < 2.2 * tensor
-    assert memory["gradient", rivals.PLAIN, "function"] > 1.05 * memory[key]
+    assert memory["gradient", rivals.OURS_TF, "function"] > 1.05 * memory[key]
 
 
 @needs_native

@@ -53,7 +53,7 @@ OPTIONS = {
     "no factor": {"separation_factor": 0, "suppression_factor": 0},
     "two classes kept": {"k": 2},
     "beta": {"beta": 4.0},
-    "plain": {"implementation": "tf"},
+    "tf": {"implementation": "tf"},
     "flow": {"posterior": "iaf"},
     "pixels": {"decoder": "pixelcnn"},
 }
@@ -168,7 +168,7 @@ def test_training_lowers_the_loss(trained_with):
 
 
 @needs_native
-@pytest.mark.parametrize("trained_with", [name for name in OPTIONS if name != "plain"], indirect=True)
+@pytest.mark.parametrize("trained_with", [name for name in OPTIONS if name != "tf"], indirect=True)
 def test_both_implementations_train_to_the_same_bits(trained_with):
     options, _, history = trained_with
     assert fit(make(implementation="tf", **options), epochs=6).history == history

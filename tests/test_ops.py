@@ -143,7 +143,7 @@ def test_k_is_dynamic(implementation, dtype):
 
 @pytest.mark.parametrize("as_tensor", [False, True])
 @pytest.mark.parametrize("dtype", ["float32", "float64", "float16"])
-def test_plain_under_xla(dtype, as_tensor):
+def test_tf_under_xla(dtype, as_tensor):
     compiled = tf.function(lambda x, k: sf.separate(x, k, 2.0, 0.25, implementation="tf"), jit_compile=True)
     rng = np.random.default_rng(3)
     for distribution, rows in oracle.DISTRIBUTIONS.items():
@@ -160,7 +160,7 @@ def test_plain_under_xla(dtype, as_tensor):
 
 
 @pytest.mark.parametrize("jit_compile", [False, True])
-def test_plain_counts_alike_beside_a_gpu(monkeypatch, jit_compile):
+def test_tf_counts_alike_beside_a_gpu(monkeypatch, jit_compile):
     """There it counts in int64."""
     monkeypatch.setattr(composed, "_is_beside_a_gpu", lambda: True)
     rng = np.random.default_rng(3)
