@@ -184,7 +184,8 @@ def test_a_case_that_is_not_there_is_a_clear_error(tmp_path):
 
 
 def test_the_command_writes_tables_and_plots(monkeypatch, tmp_path):
-    monkeypatch.setattr(benchmark, "HEADLINE", [*CASES, cases.Case(1, 1001, 3)])
+    case = CASES[2]
+    monkeypatch.setattr(benchmark, "HEADLINE", [case, cases.Case(1, 1001, 3)])
     monkeypatch.setattr(benchmark, "MORE", [])
     monkeypatch.setattr(measuring, "BURST_SECONDS", 1e-4)
     # So wide that no cell is folded, whatever the environment says of the terminal.
@@ -199,10 +200,9 @@ def test_the_command_writes_tables_and_plots(monkeypatch, tmp_path):
     assert all(report["machine"]["processor"] in row["machine"] for row in rows)
     for figure in report["results"]:
         assert figure["microseconds"] > 0
-    for case in CASES:
-        assert str(case) in result.output
+    assert str(case) in result.output
     assert ("One row split among threads" in result.output) == (library.ops is not None)
-    ties = [figure for figure in report["results"] if figure["case"] == str(CASES[2])]
+    ties = [figure for figure in report["results"] if figure["case"] == str(case)]
     assert {figure["exact"] for figure in ties if figure["rival"] == "top_k + threshold"} == {False}
     assert {figure["rival"] for figure in report["results"] if figure["phase"] == "step"} >= {
         "tf",
