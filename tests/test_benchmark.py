@@ -110,7 +110,7 @@ def test_a_slow_function_gets_three_bursts_and_no_more(monkeypatch):
 
 
 def test_a_burst_ends_when_the_last_result_is_there(monkeypatch):
-    """As on a GPU, whose calls return at once and whose work is done in order."""
+    """As on a GPU: calls return at once, and the work is done in order."""
     clock, done_at = [0.0], [0.0]
     monkeypatch.setattr(time, "perf_counter", lambda: clock[0])
 
@@ -154,7 +154,7 @@ def test_peak_memory_sees_what_a_call_holds():
 
 @needs_native
 def test_backward_keeps_a_bit_an_element():
-    """What the memory process finds of a case: y and dx, the bitmask, and nothing of x's size beside."""
+    """The memory process measures y, dx and the bitmask, and nothing else of x's size."""
     case = cases.Case(64, 16384, 8)
     with measuring.memory_process() as peak_memories:
         memory = peak_memories(case)
@@ -188,7 +188,7 @@ def test_the_command_writes_tables_and_plots(monkeypatch, tmp_path):
     monkeypatch.setattr(benchmark, "HEADLINE", [case, cases.Case(1, 1001, 3)])
     monkeypatch.setattr(benchmark, "MORE", [])
     monkeypatch.setattr(measuring, "BURST_SECONDS", 1e-4)
-    # So wide that no cell is folded, whatever the environment says of the terminal.
+    # Wide enough that no cell is folded in any terminal.
     monkeypatch.setattr(rich.get_console(), "width", 400)
     result = click.testing.CliRunner().invoke(cli.main, ["benchmark", "--output", str(tmp_path / "out")])
     assert result.exit_code == 0, result.output

@@ -1,4 +1,4 @@
-"""The command that installs the package once more, by what pip and uv have written down."""
+"""The command that reinstalls the package, from the source that pip or uv recorded."""
 
 import json
 import shlex

@@ -141,7 +141,7 @@ def run(program, **environment):
 
 @needs_native
 def test_build_info_tells_the_instruction_set_of_the_op_library():
-    """Not that of the core on NumPy arrays, which may be another and need not load."""
+    """The NumPy module has its own instruction set, and may be missing."""
     core = pytest.importorskip("separationfactor_core")
     name = sf.build_info()["instruction_set"]
     before = core.set_instruction_set("baseline")
@@ -238,7 +238,7 @@ def test_an_import_error_of_another_kind_is_not_hidden():
 
 
 def test_the_library_needs_nothing_of_the_laboratory():
-    """Neither a module of the extra `lab` nor the laboratory itself, which imports the library."""
+    """The library imports neither the laboratory nor a module of the extra `lab`."""
     program = (
         "import sys; from separationfactor_lab import _REQUIRED as names; "
         # Keras itself needs Rich.
@@ -317,7 +317,7 @@ print("done")
 
 
 def test_the_package_is_imported_without_private_modules():
-    """What the package does then, name by name: test_private.py."""
+    """test_private.py tests the results without each private name."""
     names = ["native", "tf"] if library.ops is not None else ["tf"]
     result = run(f"IMPLEMENTATIONS = {names}\n{WITHOUT_PRIVATES}")
     assert result.stdout == "done\n", result.stderr
@@ -377,7 +377,7 @@ def test_a_wrong_environment(monkeypatch):
 
 @needs_native
 def test_another_process_without_the_library(tmp_path):
-    """The whole way: a package beside a library of another TensorFlow, imported anew."""
+    """A new process imports a package whose library was built for another TensorFlow."""
     package = tmp_path / "separationfactor"
     package.mkdir()
     source = Path(sf.__file__).parent

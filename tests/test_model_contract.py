@@ -110,7 +110,7 @@ def test_a_black_and_white_image_depends_on_the_grey_one_alone():
 
 
 def test_black_and_white_images_have_the_grey_ones_as_means():
-    # Images that hardly differ, and so have noise of their own each.
+    # Images that hardly differ. Each still has its own noise.
     images = 0.3 + 1e-5 * np.random.default_rng(0).random((4000, *SHAPE)).astype("float32")
     drawn = ConditionalVAE._black_and_white(images).numpy()
     np.testing.assert_allclose(drawn.mean(0), 0.3, atol=5 * math.sqrt(0.21 / 4000))

@@ -305,7 +305,7 @@ def test_the_options_learn_what_the_model_is_for(options):
     swapped = model.swap(images, other, labels).numpy()
     assert (brightest_band(swapped) == other).mean() > 0.9
     assert (brightest_band(model.generate(other, seed=1)) == other).mean() > 0.9
-    # An image is redrawn as the same, whichever others are redrawn with it.
+    # An image's swap does not depend on the other images of the batch.
     np.testing.assert_allclose(model.swap(images[7:8], other[7:8], labels[7:8])[0], swapped[7], atol=1e-5)
     mean, log_variance = model.encode(images, labels)
     np.testing.assert_allclose(model.decode(mean, labels), model.reconstruct(images, labels), atol=1e-5)
@@ -351,7 +351,7 @@ def test_pixels_are_drawn_by_one_noise_or_by_each_images_own():
         lambda **seed: model.swap(images, labels, **seed),
     ):
         one, two = draw().numpy()
-        # But for rounding, which on some processors depends on an image's place in the batch.
+        # Up to rounding, which on some processors depends on an image's place in the batch.
         np.testing.assert_allclose(one, two, rtol=1e-6)
         one, two = draw(seed=1).numpy()
         assert not np.array_equal(one, two)
