@@ -384,7 +384,7 @@ def test_a_run_whose_data_changed(whole, dataset_path, tmp_path):
     path.write_bytes(dataset_path.read_bytes())
     run = copied(whole, tmp_path / "run")
     config = run.config()
-    config["options"]["dataset"] = str(path)
+    config["dataset"]["source"] = str(path)
     run._write_config(config)
     assert len(run.data().x_train) == 100
     with np.load(path) as file:
