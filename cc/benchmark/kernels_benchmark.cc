@@ -10,9 +10,10 @@
 //
 //   build/benchmark/kernels_benchmark --paths > cc/benchmark/paths.csv
 //
-// measures the paths on a grid of shapes, in about SIX minutes. choose_path.py chooses a path from this file. A point
-// is the median of seven measurements, which the paths take in turns. The rows are normally distributed, because that
-// is what the outputs of a network are like, and about 32,768 entries, which stay in the second-level cache.
+// measures the paths on a grid of shapes, in a few minutes. choose_path.py fits the choice of path to this file. A
+// point is the best of 15 measurements, which the paths take in turns. Entries are normally distributed, because that
+// is what the outputs of a network are like. A measurement processes about 32,768 entries, which stay in the
+// second-level cache, and at least two rows.
 //
 // This program chose kSampleCost in core/cpu/stream-inl.h. To check it, change it, build, and compare the streamed
 // shapes.
