@@ -195,3 +195,15 @@ def copy_call_state(source: keras.layers.Layer, target: keras.layers.Layer) -> N
 def is_bookkeeping(attribute: str) -> bool:
     """Returns whether TensorFlow added an attribute to a layer, to track what the layer holds."""
     return attribute.startswith("_self_")
+
+
+def origin(tensor: keras.KerasTensor) -> tuple[Any, int, list[keras.KerasTensor]] | None:
+    """Returns the operation that made a symbolic tensor, the number of its call, and that call's inputs.
+
+    Returns None for a tensor that no operation made, and if Keras cannot tell.
+    """
+    history = getattr(tensor, "_keras_history", None)
+    nodes = getattr(getattr(history, "operation", None), "_inbound_nodes", None)
+    if history is None or nodes is None:
+        return None
+    return history.operation, history.node_index, nodes[history.node_index].input_tensors
