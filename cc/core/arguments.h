@@ -23,6 +23,29 @@ inline std::string CheckK(int64_t k, int64_t n) {
   return "k must be in [0, n]. Received: k = " + std::to_string(k) + ", n = " + std::to_string(n);
 }
 
+// Returns an empty string if all indices are in [0, n), else the error message.
+template <class Index>
+std::string CheckIndices(const Index* indices, int64_t count, int64_t n) {
+  Index least = 0, greatest = -1;
+  for (int64_t i = 0; i < count; ++i) {
+    least = indices[i] < least ? indices[i] : least;
+    greatest = indices[i] > greatest ? indices[i] : greatest;
+  }
+  if (least >= 0 && greatest < n) return "";
+  return "indices must be in [0, n). Received: index " + std::to_string(least < 0 ? least : greatest) +
+         ", n = " + std::to_string(n);
+}
+
+// Returns an empty string if latents are ascending, without repetition and in [0, n), else the error message.
+inline std::string CheckLatents(const int32_t* latents, int64_t count, int64_t n) {
+  for (int64_t i = 0; i < count; ++i) {
+    if (latents[i] > (i == 0 ? int64_t{-1} : latents[i - 1]) && latents[i] < n) continue;
+    return "latents must be ascending, without repetition and in [0, " + std::to_string(n) +
+           "). Received: " + std::to_string(latents[i]) + " at " + std::to_string(i);
+  }
+  return "";
+}
+
 // The structs of both headers have the same fields, so the functions below fill either: `Args` is SeparateArgs or
 // cuda::SeparateArgs, and so on. The fields `threads` (CPU) and `scratch` (CUDA) keep their defaults, 1 and null.
 

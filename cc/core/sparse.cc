@@ -8,7 +8,6 @@
 
 #include "core/cpu/flush_denormals.h"
 #include "core/cpu/instruction_set.h"
-#include "core/cpu/sparse/candidates.h"
 #include "core/cpu/sparse/kernels.h"
 #include "core/types.h"
 
@@ -106,7 +105,7 @@ Tasks DivideEncode(const EncodeArgs& args, const SparseKernels& kernels) {
   Tasks tasks;
   tasks.capacity = std::min(args.n, std::max<int64_t>(4 * args.k, 64)) + 1;
   const int64_t largest =
-      std::min(kChunkBytes / (args.d * NumberBytes(args.dtype) + 1), kCandidatesBytes / (tasks.capacity * 16));
+      std::min(kChunkBytes / (args.d * NumberBytes(args.dtype) + 1), kCandidatesBytes / (tasks.capacity * 12));
   const int64_t chunk = std::max(panel, largest / panel * panel);
   tasks.chunk = RoundUp(Ceil(args.rows, Ceil(args.rows, chunk)), panel);
   tasks.chunks = Ceil(args.rows, tasks.chunk);
@@ -118,25 +117,23 @@ Tasks DivideEncode(const EncodeArgs& args, const SparseKernels& kernels) {
     tasks.ranges = std::clamp<int64_t>(Ceil(wanted, tasks.chunks), 1,
                                        std::max<int64_t>(1, args.n / std::max<int64_t>(8 * args.k, 256)));
   }
-  tasks.range = RoundUp(Ceil(args.n, tasks.ranges), kernels.latents_a_tile);
+  tasks.range = RoundUp(Ceil(args.n, tasks.ranges), kernels.latents_per_tile);
   tasks.ranges = Ceil(args.n, tasks.range);
   return tasks;
 }
 
-template <class C>
-struct GreaterFirst {
-  bool operator()(const C& a, const C& b) const { return a.order > b.order; }
+// Lists of candidates, one for each example.
+struct CandidateLists {
+  CandidateLists(int64_t examples, int64_t capacity, int64_t number_bytes)
+      : numbers(examples * capacity * number_bytes),
+        latents(examples * capacity * sizeof(int32_t)),
+        counts(examples * sizeof(int64_t)) {}
+  Memory numbers, latents, counts;
 };
 
-template <class C>
-void KeepGreatest(void* candidates, int64_t count, int64_t k) {
-  auto* list = static_cast<C*>(candidates);
-  std::nth_element(list, list + k - 1, list + count, GreaterFirst<C>());
-}
-
-template <class C>
+// Finds the candidates of a task in lists that begin at `first`.
 void FindTask(const EncodeArgs& args, const SparseKernels& kernels, const Tasks& tasks, int64_t chunk, int64_t range,
-              C* candidates, int32_t* counts) {
+              const CandidateLists& lists, int64_t first) {
   FindCandidatesArgs find;
   find.encode = &args;
   find.example_begin = chunk * tasks.chunk;
@@ -146,80 +143,27 @@ void FindTask(const EncodeArgs& args, const SparseKernels& kernels, const Tasks&
   const int64_t bytes = NumberBytes(args.dtype), panel = kernels.panel_bytes / bytes;
   const int64_t examples = RoundUp(find.example_end - find.example_begin, panel);
   const Memory panels(examples * args.d * bytes), thresholds(examples * bytes);
-  const Memory latent_rows(ElementBytes(args.kernel_dtype) == 2 ? kernels.latents_a_tile * args.d * bytes : 0);
+  const Memory latent_rows(ElementBytes(args.kernel_dtype) == 2 ? kernels.latents_per_tile * args.d * bytes : 0);
   find.panels = panels.get();
   find.thresholds = thresholds.get();
   find.latent_rows = latent_rows.get();
-  find.candidates = candidates;
-  find.counts = counts;
+  find.numbers = lists.numbers.get<char>() + first * tasks.capacity * bytes;
+  find.latents = lists.latents.get<int32_t>() + first * tasks.capacity;
+  find.counts = lists.counts.get<int64_t>() + first;
   find.capacity = tasks.capacity;
-  find.keep_greatest = KeepGreatest<C>;
   kernels.find_candidates(find);
 }
 
-// Writes the k greatest of a row's candidates, ascending by index.
-template <class C>
-void WriteGreatest(const EncodeArgs& args, int64_t row, C* list, int64_t count) {
-  if (count > args.k) KeepGreatest<C>(list, count, args.k);
-  std::sort(list, list + args.k, [](const C& a, const C& b) { return a.Index() < b.Index(); });
-  int32_t* indices = args.indices + row * args.k;
+// Writes the k greatest of a row's candidates.
+void WriteGreatest(const EncodeArgs& args, const SparseKernels& kernels, int64_t row, void* numbers, int32_t* latents,
+                   int64_t count) {
+  kernels.keep_greatest(args.dtype, numbers, latents, count, args.k);
+  std::copy(latents, latents + args.k, args.indices + row * args.k);
   WithDType(args.dtype, [&](auto traits) {
     using T = decltype(traits);
     auto* values = static_cast<typename T::Bits*>(args.values) + row * args.k;
-    for (int64_t j = 0; j < args.k; ++j) {
-      indices[j] = list[j].Index();
-      values[j] = T::FromNumber(static_cast<typename T::Number>(list[j].ToNumber()));
-    }
-  });
-}
-
-template <class C>
-void EncodeInTasks(const EncodeArgs& args, const ParallelFor& parallel_for) {
-  const SparseKernels& kernels = CurrentKernels();
-  const Tasks tasks = DivideEncode(args, kernels);
-  // Nanoseconds: 30 products each.
-  const int64_t cost = tasks.chunk * tasks.range / 30 * args.d + 1;
-  if (tasks.ranges == 1) {
-    parallel_for(tasks.chunks, cost, [&](int64_t begin, int64_t end) {
-      const ScopedFlushDenormals flush;
-      const Memory candidates(tasks.chunk * tasks.capacity * sizeof(C)), counts(tasks.chunk * sizeof(int32_t));
-      for (int64_t chunk = begin; chunk < end; ++chunk) {
-        FindTask(args, kernels, tasks, chunk, 0, candidates.get<C>(), counts.get<int32_t>());
-        const int64_t first = chunk * tasks.chunk, last = std::min(args.rows, first + tasks.chunk);
-        for (int64_t row = first; row < last; ++row) {
-          WriteGreatest(args, row, candidates.get<C>() + (row - first) * tasks.capacity,
-                        counts.get<int32_t>()[row - first]);
-        }
-      }
-    });
-    return;
-  }
-  const int64_t rows = tasks.chunks * tasks.chunk;
-  const Memory candidates(tasks.ranges * rows * tasks.capacity * sizeof(C));
-  const Memory counts(tasks.ranges * rows * sizeof(int32_t));
-  parallel_for(tasks.chunks * tasks.ranges, cost, [&](int64_t begin, int64_t end) {
-    const ScopedFlushDenormals flush;
-    for (int64_t task = begin; task < end; ++task) {
-      const int64_t range = task / tasks.chunks, chunk = task % tasks.chunks;
-      const int64_t first = range * rows + chunk * tasks.chunk;
-      FindTask(args, kernels, tasks, chunk, range, candidates.get<C>() + first * tasks.capacity,
-               counts.get<int32_t>() + first);
-    }
-  });
-  parallel_for(args.rows, tasks.ranges * 2 * args.k + 100, [&](int64_t begin, int64_t end) {
-    const ScopedFlushDenormals flush;
-    const Memory together(tasks.ranges * tasks.capacity * sizeof(C));
-    for (int64_t row = begin; row < end; ++row) {
-      C* const list = together.get<C>();
-      int64_t count = 0;
-      for (int64_t range = 0; range < tasks.ranges; ++range) {
-        const int64_t from = range * rows + row;
-        const C* const part = candidates.get<C>() + from * tasks.capacity;
-        std::copy(part, part + counts.get<int32_t>()[from], list + count);
-        count += counts.get<int32_t>()[from];
-      }
-      WriteGreatest(args, row, list, count);
-    }
+    const auto* from = static_cast<const typename T::Number*>(numbers);
+    for (int64_t j = 0; j < args.k; ++j) values[j] = T::FromNumber(from[j]);
   });
 }
 
@@ -320,7 +264,52 @@ void TopK(const TopKArgs& args, const ParallelFor& parallel_for) {
 
 void Encode(const EncodeArgs& args, const ParallelFor& parallel_for) {
   if (args.rows == 0 || args.k == 0) return;
-  WithNumber(args.dtype, [&](auto number) { EncodeInTasks<Candidate<decltype(number)>>(args, parallel_for); });
+  const SparseKernels& kernels = CurrentKernels();
+  const Tasks tasks = DivideEncode(args, kernels);
+  const int64_t bytes = NumberBytes(args.dtype);
+  // Nanoseconds: 30 products each.
+  const int64_t cost = tasks.chunk * tasks.range / 30 * args.d + 1;
+  if (tasks.ranges == 1) {
+    parallel_for(tasks.chunks, cost, [&](int64_t begin, int64_t end) {
+      const ScopedFlushDenormals flush;
+      const CandidateLists lists(tasks.chunk, tasks.capacity, bytes);
+      for (int64_t chunk = begin; chunk < end; ++chunk) {
+        FindTask(args, kernels, tasks, chunk, 0, lists, 0);
+        const int64_t first = chunk * tasks.chunk, count = std::min(args.rows - first, tasks.chunk);
+        for (int64_t i = 0; i < count; ++i) {
+          WriteGreatest(args, kernels, first + i, lists.numbers.get<char>() + i * tasks.capacity * bytes,
+                        lists.latents.get<int32_t>() + i * tasks.capacity, lists.counts.get<int64_t>()[i]);
+        }
+      }
+    });
+    return;
+  }
+  const int64_t rows = tasks.chunks * tasks.chunk;
+  const CandidateLists lists(tasks.ranges * rows, tasks.capacity, bytes);
+  parallel_for(tasks.chunks * tasks.ranges, cost, [&](int64_t begin, int64_t end) {
+    const ScopedFlushDenormals flush;
+    for (int64_t task = begin; task < end; ++task) {
+      const int64_t range = task / tasks.chunks, chunk = task % tasks.chunks;
+      FindTask(args, kernels, tasks, chunk, range, lists, range * rows + chunk * tasks.chunk);
+    }
+  });
+  parallel_for(args.rows, tasks.ranges * args.k + 100, [&](int64_t begin, int64_t end) {
+    const ScopedFlushDenormals flush;
+    // The lists of all ranges, one after another: ascending by latent.
+    const CandidateLists together(1, tasks.ranges * tasks.capacity, bytes);
+    for (int64_t row = begin; row < end; ++row) {
+      int64_t count = 0;
+      for (int64_t range = 0; range < tasks.ranges; ++range) {
+        const int64_t list = range * rows + row, length = lists.counts.get<int64_t>()[list];
+        std::memcpy(together.numbers.get<char>() + count * bytes,
+                    lists.numbers.get<char>() + list * tasks.capacity * bytes, length * bytes);
+        std::copy_n(lists.latents.get<int32_t>() + list * tasks.capacity, length,
+                    together.latents.get<int32_t>() + count);
+        count += length;
+      }
+      WriteGreatest(args, kernels, row, together.numbers.get(), together.latents.get<int32_t>(), count);
+    }
+  });
 }
 
 void Decode(const DecodeArgs& args, const ParallelFor& parallel_for) {

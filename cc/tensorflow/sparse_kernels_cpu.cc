@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "core/arguments.h"
 #include "core/separate.h"
 #include "core/sparse.h"
 #include "tensorflow/core/framework/op_kernel.h"
@@ -17,6 +18,7 @@
 #include "tensorflow/core/framework/tensor_shape.h"
 #include "tensorflow/core/framework/types.h"
 #include "tensorflow/pool.h"
+#include "tensorflow/sparse_shapes.h"
 #include "tensorflow/types.h"
 #include "tensorflow/validation.h"
 
@@ -30,52 +32,14 @@ using ::tensorflow::Tensor;
 using ::tensorflow::TensorShape;
 using ::tensorflow::Var;
 
-int64_t LastOf(const TensorShape& shape) { return shape.dim_size(shape.dims() - 1); }
-
-TensorShape WithLast(TensorShape shape, int64_t last) {
-  shape.set_dim(shape.dims() - 1, last);
-  return shape;
-}
-
 // The number of rows. It cannot be the elements divided by the rows' length, which may be 0.
 int64_t RowCount(const TensorShape& shape) { return RowsOf(shape, DType::kFloat32).rows; }
 
-absl::Status CheckKernel(const TensorShape& kernel, int64_t d) {
-  if (kernel.dims() != 2) return InvalidArgument("kernel must have shape [n, d]. Received: ", kernel.DebugString());
-  if (kernel.dim_size(0) > std::numeric_limits<int32_t>::max()) {
-    return InvalidArgument("kernel must have at most 2^31 - 1 rows. Received: shape ", kernel.DebugString());
-  }
-  if (d >= 0 && kernel.dim_size(1) != d) {
-    return InvalidArgument("kernel must have rows of x's length, ", d, ". Received: shape ", kernel.DebugString());
-  }
-  return absl::OkStatus();
-}
+// An empty bias is none.
+const void* BiasOf(const Tensor& bias) { return bias.NumElements() == 0 ? nullptr : bias.data(); }
 
-// Sets `data` to the bias, or to null if the tensor is empty.
-absl::Status ReadBias(const Tensor& bias, int64_t size, const void** data) {
-  *data = bias.NumElements() == 0 ? nullptr : bias.data();
-  if (bias.dims() == 1 && (bias.NumElements() == 0 || bias.dim_size(0) == size)) return absl::OkStatus();
-  return InvalidArgument("bias must be empty or have shape [", size, "]. Received: ", bias.shape().DebugString());
-}
-
-absl::Status CheckCode(const TensorShape& values, const TensorShape& indices) {
-  TF_RETURN_IF_ERROR(CheckRows("values", values));
-  if (values == indices) return absl::OkStatus();
-  return InvalidArgument("values and indices must have the same shape. Received: ", values.DebugString(), " and ",
-                         indices.DebugString());
-}
-
-absl::Status CheckSameRows(const TensorShape& x, const TensorShape& code) {
-  TF_RETURN_IF_ERROR(CheckRows("x", x));
-  TF_RETURN_IF_ERROR(CheckRows("indices", code));
-  if (WithLast(x, 1) == WithLast(code, 1)) return absl::OkStatus();
-  return InvalidArgument("x and indices must have the same leading dimensions. Received: ", x.DebugString(), " and ",
-                         code.DebugString());
-}
-
-absl::Status CheckIndex(int64_t index, int64_t n) {
-  if (0 <= index && index < n) return absl::OkStatus();
-  return InvalidArgument("indices must be in [0, n). Received: index ", index, ", n = ", n);
+absl::Status StatusOf(const std::string& error) {
+  return error.empty() ? absl::OkStatus() : absl::InvalidArgumentError(error);
 }
 
 // The indices of a code as int32, in [0, n).
@@ -85,10 +49,10 @@ class Indices {
     const int64_t count = tensor.NumElements();
     if (tensor.dtype() == ::tensorflow::DT_INT32) {
       data_ = tensor.flat<int32_t>().data();
-      return Check(data_, count, n);
+      return StatusOf(CheckIndices(data_, count, n));
     }
     const int64_t* const wide = tensor.flat<int64_t>().data();
-    TF_RETURN_IF_ERROR(Check(wide, count, n));
+    TF_RETURN_IF_ERROR(StatusOf(CheckIndices(wide, count, n)));
     narrow_.assign(wide, wide + count);
     data_ = narrow_.data();
     return absl::OkStatus();
@@ -96,17 +60,6 @@ class Indices {
   const int32_t* data() const { return data_; }
 
  private:
-  template <class Index>
-  static absl::Status Check(const Index* indices, int64_t count, int64_t n) {
-    Index least = 0, greatest = -1;
-    for (int64_t i = 0; i < count; ++i) {
-      least = std::min(least, indices[i]);
-      greatest = std::max(greatest, indices[i]);
-    }
-    if (least < 0) return CheckIndex(least, n);
-    return count == 0 ? absl::OkStatus() : CheckIndex(greatest, n);
-  }
-
   const int32_t* data_ = nullptr;
   std::vector<int32_t> narrow_;
 };
@@ -168,7 +121,8 @@ class EncodeOp : public OpKernel {
     args.d = LastOf(x.shape());
     args.n = kernel.dim_size(0);
     args.k = k_;
-    OP_REQUIRES_OK(context, ReadBias(context->input(2), args.n, &args.bias));
+    OP_REQUIRES_OK(context, CheckBias(context->input(2).shape(), args.n));
+    args.bias = BiasOf(context->input(2));
     OP_REQUIRES_OK(context, CheckKInRange(k_, args.n));
     Tensor* values = nullptr;
     Tensor* indices = nullptr;
@@ -203,7 +157,8 @@ class DecodeOp : public OpKernel {
     args.rows = RowCount(values.shape());
     args.k = LastOf(values.shape());
     args.d = kernel.dim_size(1);
-    OP_REQUIRES_OK(context, ReadBias(context->input(3), args.d, &args.bias));
+    OP_REQUIRES_OK(context, CheckBias(context->input(3).shape(), args.d));
+    args.bias = BiasOf(context->input(3));
     Indices indices;
     OP_REQUIRES_OK(context, indices.Read(context->input(1), kernel.dim_size(0)));
     Tensor* y = nullptr;
@@ -388,22 +343,12 @@ class AdamOp : public OpKernel {
     OP_REQUIRES_OK(context, moments.Fill(context, &args));
     TensorShape expected = moments.shape();
     if (!dense_) {
-      OP_REQUIRES(context, latents.dims() == 1 && expected.dims() > 0,
-                  InvalidArgument("latents must be a vector, and the variable must have rows. Received: shapes ",
-                                  latents.shape().DebugString(), " and ", expected.DebugString()));
-      expected.set_dim(0, latents.dim_size(0));
+      OP_REQUIRES_OK(context, CheckLatentsShape(latents.shape(), &expected));
       args.latents = latents.flat<int32_t>().data();
       args.used = latents.dim_size(0);
-      for (int64_t i = 0; i < args.used; ++i) {
-        const int64_t least = i == 0 ? 0 : args.latents[i - 1] + int64_t{1};
-        OP_REQUIRES(context, least <= args.latents[i] && args.latents[i] < args.n,
-                    InvalidArgument("latents must be ascending, without repetition and in [0, ", args.n,
-                                    "). Received: ", args.latents[i], " at ", i));
-      }
+      OP_REQUIRES_OK(context, StatusOf(CheckLatents(args.latents, args.used, args.n)));
     }
-    OP_REQUIRES(context, gradient.shape() == expected,
-                InvalidArgument("gradient must have shape ", expected.DebugString(),
-                                ". Received: ", gradient.shape().DebugString()));
+    OP_REQUIRES_OK(context, CheckGradient(gradient.shape(), expected));
     args.gradient = gradient.data();
     // An empty vector may have no data.
     static constexpr int32_t kNone = 0;

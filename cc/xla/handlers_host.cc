@@ -2,37 +2,18 @@
 //
 // The lowering has checked shapes and dtypes. k is known only at run time, so it is checked here.
 
-#include <algorithm>
 #include <cstdint>
-#include <functional>
 #include <string>
-#include <utility>
 
 #include "core/arguments.h"
 #include "core/separate.h"
-#include "core/shared_loop.h"
 #include "core/types.h"
 #include "xla/buffers-inl.h"
 #include "xla/handlers.h"
+#include "xla/host_pool.h"
 
 namespace separationfactor {
 namespace {
-
-// A ParallelFor on XLA's thread pool.
-ParallelFor PoolOf(ffi::ThreadPool& pool, int64_t threads) {
-  return ShareLoops(threads, [&pool](std::function<void()> task) { pool.Schedule(std::move(task)); });
-}
-
-int ThreadsOf(const ffi::ThreadPool& pool) { return static_cast<int>(std::max<int64_t>(1, pool.num_threads())); }
-
-double ReadScalar(const ffi::AnyBuffer& scalar) {
-  double number = 0;
-  WithDType(DTypeOf(scalar), [&](auto traits) {
-    using T = decltype(traits);
-    number = static_cast<double>(T::ToNumber(*static_cast<const typename T::Bits*>(scalar.untyped_data())));
-  });
-  return number;
-}
 
 int64_t ReadK(const ffi::AnyBuffer& k) {
   if (k.element_type() == ffi::S32) return *static_cast<const int32_t*>(k.untyped_data());

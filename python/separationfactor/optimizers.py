@@ -110,24 +110,12 @@ class SparseAdam(keras.optimizers.Adam):
         grads = list(grads)
         if self.gradient_accumulation_steps:
             grads = [None if each is None else tf.convert_to_tensor(each) for each in grads]
-        scale = self.loss_scale_factor
-        if scale is None:
+        # A kernel that is still being read while it is updated would be copied first: the gradient of the
+        # code reads the decoder's.
+        with tf.control_dependencies(_dependencies(grads)):
+            if self.loss_scale_factor is not None:
+                grads = [_Divisible.of(each) for each in grads]
             return super().apply(grads, trainable_variables)
-        if trainable_variables is not None:
-            trainable_variables = list(trainable_variables)
-        variables = self._trainable_variables if trainable_variables is None else trainable_variables
-        if len(grads) == len(variables):
-            grads = [
-                each
-                if each is None or getattr(variable, "overwrite_with_gradient", False)
-                else _on_values(lambda values: values / scale, each)
-                for each, variable in zip(grads, variables, strict=True)
-            ]
-        self.loss_scale_factor = None
-        try:
-            return super().apply(grads, trainable_variables)
-        finally:
-            self.loss_scale_factor = scale
 
     def _clip_gradients(self, grads):
         if not (self.clipnorm or self.clipvalue or self.global_clipnorm):
@@ -218,6 +206,19 @@ class SparseAdam(keras.optimizers.Adam):
         return {**super().get_config(), "lazy": self.lazy, "implementation": self.implementation}
 
 
+class _Divisible(tf.IndexedSlices):
+    """Slices that Keras can divide by the loss scale."""
+
+    @classmethod
+    def of(cls, gradient):
+        if not isinstance(gradient, tf.IndexedSlices):
+            return gradient
+        return cls(gradient.values, gradient.indices, gradient.dense_shape)
+
+    def __truediv__(self, divisor):
+        return tf.IndexedSlices(self.values / divisor, self.indices, self.dense_shape)
+
+
 def _number(number, dtype):
     """Returns a number as a tensor. `tf.cast` would round a Python number to float32."""
     return tf.cast(number, dtype) if tf.is_tensor(number) else tf.constant(number, dtype)
@@ -231,7 +232,7 @@ def _call(gradient, variable, m, v, **numbers):
             **variables, gradient=gradient, latents=tf.zeros([0], tf.int32), dense=True, **numbers
         )
         return
-    code = _code_of(gradient, variable)
+    code = _code_of(gradient)
     if code is not None:
         # Without the gradient: TensorFlow prunes the op that would have computed it.
         library.ops.separation_factor_sparse_rows_adam(**variables, **code, **numbers)
@@ -246,39 +247,48 @@ def _call(gradient, variable, m, v, **numbers):
     )
 
 
-_ROWS = "SeparationFactor>SparseRows"
+def _rows_ops(gradient):
+    """Returns the ops that computed a gradient's rows in this graph, or none if it is made otherwise.
 
-
-def _code_of(gradient, variable):
-    """Returns the code and the other factor of which a gradient consists, or None if it is made otherwise.
-
-    In a graph, the gradient of one use of a kernel is the result of one op. That of several uses is a
-    concatenation, which is the gradient of the concatenated codes.
+    The gradient of one use of a kernel is the result of one op. That of several uses is a concatenation.
     """
-    if tf.executing_eagerly():
-        return None
+    if not isinstance(gradient, tf.IndexedSlices) or tf.executing_eagerly():
+        return []
     pairs = [(gradient.values, gradient.indices)]
-    if gradient.values.op.type == gradient.indices.op.type == "ConcatV2":
-        pairs = list(zip(gradient.values.op.inputs[:-1], gradient.indices.op.inputs[:-1], strict=False))
-        if len(pairs) != len(gradient.indices.op.inputs) - 1:
-            return None
-    ops = []
+    concatenations = [each.op for each in pairs[0]]
+    if all(op.type == "ConcatV2" for op in concatenations):
+        values, indices = (op.inputs[:-1] for op in concatenations)
+        if len(values) != len(indices):
+            return []
+        pairs = list(zip(values, indices, strict=True))
+    graph = tf.compat.v1.get_default_graph()
     for values, indices in pairs:
         op = values.op
-        if op.type != _ROWS or values is not op.outputs[0] or indices is not op.outputs[1]:
-            return None
-        if op.get_attr("W") != variable.dtype:
-            return None
-        ops.append(op)
-    codes = [dict(zip(("values", "indices", "x"), op.inputs, strict=False)) for op in ops]
-    if len(codes) == 1:
-        return codes[0]
-    kinds = {tuple((each.dtype, each.shape[-1:]) for each in code.values()) for code in codes}
-    if len(kinds) > 1 or any(each.shape.rank is None for code in codes for each in code.values()):
+        if op.type != "SeparationFactor>SparseRows" or op.graph is not graph:
+            return []
+        if values is not op.outputs[0] or indices is not op.outputs[1] or op.get_attr("W") != gradient.dtype:
+            return []
+    return [values.op for values, _ in pairs]
+
+
+def _code_of(gradient):
+    """Returns the code and the examples whose sums a gradient holds, or None if it holds something else.
+
+    In a graph, the optimizer then computes each row of the gradient while it updates the row. TensorFlow
+    prunes the ops that would have computed the gradient, which nobody reads. The gradient of several uses of
+    a kernel is that of the concatenated codes.
+    """
+    codes = [dict(zip(("values", "indices", "x"), op.inputs[:3], strict=True)) for op in _rows_ops(gradient)]
+    if len(codes) < 2:
+        return codes[0] if codes else None
+    inputs = [each for code in codes for each in code.values()]
+    if any(each.shape.rank is None or each.shape[-1] is None for each in inputs):
+        return None
+    if len({tuple((each.dtype, each.shape[-1]) for each in code.values()) for code in codes}) > 1:
         return None
 
     def flat(each):
-        return each if each.shape.rank == 2 else tf.reshape(each, [-1, tf.shape(each)[-1]])
+        return each if each.shape.rank == 2 else tf.reshape(each, [-1, each.shape[-1]])
 
     return {name: tf.concat([flat(code[name]) for code in codes], 0) for name in codes[0]}
 
@@ -301,6 +311,18 @@ def _decay_and_add(moment, gradient, rate):
         moment.scatter_add(_on_values(lambda values: values * rate, gradient))
     else:
         moment.assign_add((gradient - moment) * rate)
+
+
+def _dependencies(gradients):
+    """Returns the tensors that the gradients are computed from, in a graph."""
+    if tf.executing_eagerly():
+        return []
+    tensors = []
+    for gradient in gradients:
+        ops = _rows_ops(gradient)
+        inputs = [each for op in ops for each in op.inputs]
+        tensors += inputs or tf.nest.flatten(gradient, expand_composites=True)
+    return [each for each in tensors if each is not None]
 
 
 def _summed(gradient):

@@ -9,7 +9,10 @@
 
 #include <cstdint>
 
-#include "core/cpu/sparse/candidates.h"
+#include "core/cpu/bisection-inl.h"
+#include "core/cpu/cut-inl.h"
+#include "core/cpu/scores-inl.h"
+#include "core/cpu/simd-inl.h"
 #include "core/cpu/sparse/elements-inl.h"
 #include "core/cpu/sparse/kernels.h"
 
@@ -21,6 +24,25 @@ namespace {
 constexpr int kTileLatents = kVectorBytes == 64 ? 12 : kVectorBytes == 32 ? 6 : 4;
 constexpr int kPanelVectors = 2;
 
+// Moves the k greatest of `count` > k candidates to the front and returns their cut. Keeps their order, so ties go to
+// the lowest latent.
+template <class Number>
+Cut<Number> CutCandidates(Number* numbers, int32_t* latents, int64_t count, int64_t k) {
+  const Cut<Number> cut = SelectByBisection<Lanes<Number>>(numbers, count, k);
+  int64_t kept = 0, quota = cut.quota;
+  for (int64_t i = 0; i < count; ++i) {
+    // Without branches, which would be unpredictable.
+    const Number number = numbers[i];
+    const int32_t latent = latents[i];
+    const bool is_equal = cut.IsEqual(number) & (quota > 0);
+    quota -= is_equal;
+    numbers[kept] = number;
+    latents[kept] = latent;
+    kept += cut.IsAbove(number) | is_equal;
+  }
+  return cut;
+}
+
 template <class T, class Kernel>
 class FindCandidates {
   using Number = typename T::Number;
@@ -28,8 +50,6 @@ class FindCandidates {
   using Vec = typename S::Vec;
   using Mask = typename S::Mask;
   using KernelBits = typename Kernel::Bits;
-  using NumberTraits = std::conditional_t<sizeof(Number) == 4, Float32, Float64>;
-  using C = Candidate<NumberTraits>;
   static constexpr int kPanel = kPanelVectors * S::kLanes;  // examples
   static constexpr bool kConvertsKernel = sizeof(KernelBits) == 2;
 
@@ -44,7 +64,7 @@ class FindCandidates {
         examples_(args.example_end - args.example_begin),
         panels_(static_cast<Number*>(args.panels)),
         thresholds_(static_cast<Number*>(args.thresholds)),
-        candidates_(static_cast<C*>(args.candidates)) {}
+        numbers_(static_cast<Number*>(args.numbers)) {}
 
   void Run() {
     PackExamples();
@@ -52,9 +72,7 @@ class FindCandidates {
       args_.counts[example] = 0;
       thresholds_[example] = static_cast<Number>(__builtin_nanf(""));  // every number is above NaN
     }
-    for (int64_t example = examples_; example % kPanel != 0; ++example) {
-      thresholds_[example] = 0;
-    }
+    for (int64_t example = examples_; example % kPanel != 0; ++example) thresholds_[example] = 0;
     int64_t latent = args_.latent_begin;
     for (; latent + kTileLatents <= args_.latent_end; latent += kTileLatents) Latents<kTileLatents>(latent);
     for (; latent < args_.latent_end; ++latent) Latents<1>(latent);
@@ -97,6 +115,7 @@ class FindCandidates {
                                         : Kernel::ToNumber(static_cast<const KernelBits*>(encode_.bias)[latent + r]);
     }
     for (int64_t first = 0; first < examples_; first += kPanel) {
+      PrefetchNext<kLatents>(latent, first);
       Vec sums[kLatents][kPanelVectors];
       Multiply<kLatents>(rows, panels_ + first * d_, bias, sums);
       for (int part = 0; part < kPanelVectors; ++part) {
@@ -112,6 +131,17 @@ class FindCandidates {
         }
       }
     }
+  }
+
+  // Asks for a part of the next tile's rows: while all panels pass by this tile, all of them.
+  template <int kLatents>
+  void PrefetchNext(int64_t latent, int64_t first) {
+    const int64_t bytes = kLatents * d_ * static_cast<int64_t>(sizeof(KernelBits));
+    const int64_t panels = (examples_ + kPanel - 1) / kPanel, panel = first / kPanel;
+    if (latent + 2 * kLatents > args_.latent_end) return;
+    const char* next = static_cast<const char*>(encode_.kernel) + (latent + kLatents) * d_ * sizeof(KernelBits);
+    const int64_t end = bytes * (panel + 1) / panels;
+    for (int64_t byte = bytes * panel / panels / 64 * 64; byte < end; byte += 64) __builtin_prefetch(next + byte, 0, 2);
   }
 
   template <int kLatents>
@@ -140,14 +170,15 @@ class FindCandidates {
       const int64_t example = first + lane;
       // The list may have been pruned since the comparison.
       if (numbers[lane] <= thresholds_[example]) continue;
-      C* list = candidates_ + example * args_.capacity;
-      int32_t& count = args_.counts[example];
-      list[count++] = C::Make(numbers[lane], latent);
-      if (count == args_.capacity) {
-        args_.keep_greatest(list, count, encode_.k);
-        count = static_cast<int32_t>(encode_.k);
-        thresholds_[example] = list[count - 1].ToNumber();
-      }
+      Number* const list = numbers_ + example * args_.capacity;
+      int32_t* const latents = args_.latents + example * args_.capacity;
+      int64_t& count = args_.counts[example];
+      list[count] = numbers[lane];
+      latents[count++] = static_cast<int32_t>(latent);
+      if (count < args_.capacity) continue;
+      const Cut<Number> cut = CutCandidates(list, latents, count, encode_.k);
+      count = encode_.k;
+      thresholds_[example] = cut.is_nan ? kHighest<Number> : cut.threshold;
     }
   }
 
@@ -157,7 +188,7 @@ class FindCandidates {
   const int64_t examples_;
   Number* const panels_;
   Number* const thresholds_;
-  C* const candidates_;
+  Number* const numbers_;
 };
 
 }  // namespace

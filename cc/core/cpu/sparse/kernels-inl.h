@@ -41,6 +41,15 @@ void FindCandidatesAny(const FindCandidatesArgs& args) {
              [&](auto traits, auto kernel) { FindCandidates<decltype(traits), decltype(kernel)>::Run(args); });
 }
 
+void KeepGreatestAny(DType dtype, void* numbers, int32_t* latents, int64_t count, int64_t k) {
+  if (count == k) return;
+  if (dtype == DType::kFloat64) {
+    CutCandidates(static_cast<double*>(numbers), latents, count, k);
+  } else {
+    CutCandidates(static_cast<float*>(numbers), latents, count, k);
+  }
+}
+
 void AdamAny(const AdamStep& step) {
   if (step.dtype == DType::kFloat64) {
     StepAdam<double>(step);
@@ -49,8 +58,13 @@ void AdamAny(const AdamStep& step) {
   }
 }
 
-constexpr SparseKernels kSparseKernels = {
-    kPanelVectors * kVectorBytes, kTileLatents, GatherSumAny, GatherDotAny, FindCandidatesAny, AdamAny};
+constexpr SparseKernels kSparseKernels = {kPanelVectors * kVectorBytes,
+                                          kTileLatents,
+                                          GatherSumAny,
+                                          GatherDotAny,
+                                          FindCandidatesAny,
+                                          KeepGreatestAny,
+                                          AdamAny};
 
 }  // namespace
 }  // namespace separationfactor

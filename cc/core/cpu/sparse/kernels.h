@@ -5,7 +5,6 @@
 
 #include <cstdint>
 
-#include "core/cpu/sparse/candidates.h"
 #include "core/separate.h"
 #include "core/sparse.h"
 
@@ -26,19 +25,18 @@ struct GatherSumArgs {
   void* out;          // [., d]
 };
 
-// Finds candidates for the k greatest entries of examples among latents.
+// Finds candidates for the k greatest entries of examples among latents. Numbers are float or, for float64, double.
 struct FindCandidatesArgs {
   const EncodeArgs* encode;
   int64_t example_begin, example_end;
   int64_t latent_begin, latent_end;
-  void* panels;       // PanelBytes
-  void* latent_rows;  // for half kernels: LatentRowsBytes
-  void* thresholds;   // room for one number for each example, and one panel
-  void* candidates;   // [examples, capacity] of Candidate
-  int32_t* counts;    // [examples]
+  void* panels;       // numbers [examples, d], the examples rounded up to full panels
+  void* thresholds;   // numbers [examples], likewise
+  void* latent_rows;  // for half kernels: numbers [latents_per_tile, d]
+  void* numbers;      // [examples, capacity]: the candidates, ascending by latent
+  int32_t* latents;   // [examples, capacity]
+  int64_t* counts;    // [examples]
   int64_t capacity;   // > k
-  // Moves the k greatest of `count` candidates to the front, the least of them to position k - 1.
-  void (*keep_greatest)(void* candidates, int64_t count, int64_t k);
 };
 
 struct AdamStep {
@@ -53,12 +51,14 @@ struct AdamStep {
 
 // The caller sets flush-to-zero and denormals-are-zero.
 struct SparseKernels {
-  int64_t panel_bytes;     // of one feature in a panel of examples
-  int64_t latents_a_tile;  // of latents that FindCandidates computes at a time
+  int64_t panel_bytes;       // of one feature in a panel of examples
+  int64_t latents_per_tile;  // that find_candidates computes at a time
   void (*gather_sum)(const GatherSumArgs& args, int64_t begin, int64_t end);
-  // For rows [begin, end). Scratch: d floats, for the half types.
+  // For the rows [begin, end). Scratch: d floats, for the half types.
   void (*gather_dot)(const GatherDotArgs& args, int64_t begin, int64_t end, void* scratch);
   void (*find_candidates)(const FindCandidatesArgs& args);
+  // Moves the k greatest of `count` >= k candidates to the front, in the order in which they are.
+  void (*keep_greatest)(DType dtype, void* numbers, int32_t* latents, int64_t count, int64_t k);
   void (*adam)(const AdamStep& step);
 };
 
