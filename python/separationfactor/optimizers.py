@@ -110,6 +110,11 @@ class SparseAdam(keras.optimizers.Adam):
         grads = list(grads)
         if self.gradient_accumulation_steps:
             grads = [None if each is None else tf.convert_to_tensor(each) for each in grads]
+        if trainable_variables is not None:
+            trainable_variables = list(trainable_variables)
+            if not self.built:
+                # Before the dependencies below: TensorFlow moves the making of variables out of the function.
+                self.build(trainable_variables)
         # A kernel that is still being read while it is updated would be copied first: the gradient of the
         # code reads the decoder's.
         with tf.control_dependencies(_dependencies(grads)):
@@ -232,7 +237,7 @@ def _call(gradient, variable, m, v, **numbers):
             **variables, gradient=gradient, latents=tf.zeros([0], tf.int32), dense=True, **numbers
         )
         return
-    code = _code_of(gradient)
+    code = _code_of(gradient, variable)
     if code is not None:
         # Without the gradient: TensorFlow prunes the op that would have computed it.
         library.ops.separation_factor_sparse_rows_adam(**variables, **code, **numbers)
@@ -247,48 +252,39 @@ def _call(gradient, variable, m, v, **numbers):
     )
 
 
-def _rows_ops(gradient):
-    """Returns the ops that computed a gradient's rows in this graph, or none if it is made otherwise.
+_ROWS = "SeparationFactor>SparseRows"
 
-    The gradient of one use of a kernel is the result of one op. That of several uses is a concatenation.
+
+def _code_of(gradient, variable):
+    """Returns the code and the other factor of which a gradient consists, or None if it is made otherwise.
+
+    In a graph, the gradient of one use of a kernel is the result of one op. That of several uses is a
+    concatenation, which is the gradient of the concatenated codes.
     """
-    if not isinstance(gradient, tf.IndexedSlices) or tf.executing_eagerly():
-        return []
-    pairs = [(gradient.values, gradient.indices)]
-    concatenations = [each.op for each in pairs[0]]
-    if all(op.type == "ConcatV2" for op in concatenations):
-        values, indices = (op.inputs[:-1] for op in concatenations)
-        if len(values) != len(indices):
-            return []
-        pairs = list(zip(values, indices, strict=True))
-    graph = tf.compat.v1.get_default_graph()
-    for values, indices in pairs:
-        op = values.op
-        if op.type != "SeparationFactor>SparseRows" or op.graph is not graph:
-            return []
-        if values is not op.outputs[0] or indices is not op.outputs[1] or op.get_attr("W") != gradient.dtype:
-            return []
-    return [values.op for values, _ in pairs]
-
-
-def _code_of(gradient):
-    """Returns the code and the examples whose sums a gradient holds, or None if it holds something else.
-
-    In a graph, the optimizer then computes each row of the gradient while it updates the row. TensorFlow
-    prunes the ops that would have computed the gradient, which nobody reads. The gradient of several uses of
-    a kernel is that of the concatenated codes.
-    """
-    codes = [dict(zip(("values", "indices", "x"), op.inputs[:3], strict=True)) for op in _rows_ops(gradient)]
-    if len(codes) < 2:
-        return codes[0] if codes else None
-    inputs = [each for code in codes for each in code.values()]
-    if any(each.shape.rank is None or each.shape[-1] is None for each in inputs):
+    if _private.is_eager(gradient.values) or _private.is_eager(gradient.indices):
         return None
-    if len({tuple((each.dtype, each.shape[-1]) for each in code.values()) for code in codes}) > 1:
+    pairs = [(gradient.values, gradient.indices)]
+    if gradient.values.op.type == gradient.indices.op.type == "ConcatV2":
+        pairs = list(zip(gradient.values.op.inputs[:-1], gradient.indices.op.inputs[:-1], strict=False))
+        if len(pairs) != len(gradient.indices.op.inputs) - 1:
+            return None
+    ops = []
+    for values, indices in pairs:
+        op = None if _private.is_eager(values) else values.op
+        if op is None or op.type != _ROWS or values is not op.outputs[0] or indices is not op.outputs[1]:
+            return None
+        if op.get_attr("W") != variable.dtype:
+            return None
+        ops.append(op)
+    codes = [dict(zip(("values", "indices", "x"), op.inputs, strict=False)) for op in ops]
+    if len(codes) == 1:
+        return codes[0]
+    kinds = {tuple((each.dtype, each.shape[-1:]) for each in code.values()) for code in codes}
+    if len(kinds) > 1 or any(each.shape.rank is None for code in codes for each in code.values()):
         return None
 
     def flat(each):
-        return each if each.shape.rank == 2 else tf.reshape(each, [-1, each.shape[-1]])
+        return each if each.shape.rank == 2 else tf.reshape(each, [-1, tf.shape(each)[-1]])
 
     return {name: tf.concat([flat(code[name]) for code in codes], 0) for name in codes[0]}
 
@@ -314,15 +310,21 @@ def _decay_and_add(moment, gradient, rate):
 
 
 def _dependencies(gradients):
-    """Returns the tensors that the gradients are computed from, in a graph."""
+    """Returns what gradients are computed from in a graph, but not the rows that the optimizer computes."""
     if tf.executing_eagerly():
         return []
-    tensors = []
-    for gradient in gradients:
-        ops = _rows_ops(gradient)
-        inputs = [each for op in ops for each in op.inputs]
-        tensors += inputs or tf.nest.flatten(gradient, expand_composites=True)
-    return [each for each in tensors if each is not None]
+    tensors = [each for each in tf.nest.flatten(gradients, expand_composites=True) if each is not None]
+    return [source for each in tensors for source in _sources(each)]
+
+
+def _sources(tensor):
+    if _private.is_eager(tensor):
+        return []
+    if tensor.op.type == _ROWS:
+        return list(tensor.op.inputs)
+    if tensor.op.type == "ConcatV2":
+        return [source for each in tensor.op.inputs for source in _sources(each)]
+    return [tensor]
 
 
 def _summed(gradient):

@@ -211,11 +211,13 @@ def to_dense(values: Any, indices: Any, n: int, *, implementation: str = "auto")
 def resolve(implementation: str) -> str:
     """Returns which implementation runs here, "native" or "tf".
 
-    XLA and GPUs have no kernels for the sparse ops. "auto" uses plain TensorFlow ops if a GPU is visible, and
-    every implementation does in a function that XLA compiles.
+    GPUs have no kernels for the sparse ops, so "auto" uses plain TensorFlow ops if a GPU is visible. Every
+    implementation does in a function that XLA compiles, if XLA cannot call the kernels.
     """
     resolved = implementations.resolve(implementation)
-    if _private.in_xla_context() or (implementation == "auto" and tf.config.get_visible_devices("GPU")):
+    if implementation == "auto" and tf.config.get_visible_devices("GPU"):
+        return "tf"
+    if _private.in_xla_context() and library.why_not_xla() is not None:
         return "tf"
     return resolved
 
@@ -225,7 +227,7 @@ def supports_jit(implementation: str) -> bool:
 
     It may not if that would lose the compiled kernels.
     """
-    return resolve(implementation) == "tf"
+    return resolve(implementation) == "tf" or library.why_not_xla() is None
 
 
 def _k(k: Any) -> int:
