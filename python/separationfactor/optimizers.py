@@ -115,28 +115,12 @@ class SparseAdam(keras.optimizers.Adam):
             if not self.built:
                 # Before the dependencies below: TensorFlow moves the making of variables out of the function.
                 self.build(trainable_variables)
-        # A kernel that is still being read while it is updated would be copied first. The decoder's kernel is
-        # read for the gradient of the code.
+        # A kernel that is still being read while it is updated would be copied first: the gradient of the
+        # code reads the decoder's.
         with tf.control_dependencies(_dependencies(grads)):
-            return self._apply_scaled(grads, trainable_variables)
-
-    def _apply_scaled(self, grads, trainable_variables):
-        scale = self.loss_scale_factor
-        if scale is None:
+            if self.loss_scale_factor is not None:
+                grads = [_Divisible.of(each) for each in grads]
             return super().apply(grads, trainable_variables)
-        variables = self._trainable_variables if trainable_variables is None else trainable_variables
-        if len(grads) == len(variables):
-            grads = [
-                each
-                if each is None or getattr(variable, "overwrite_with_gradient", False)
-                else _on_values(lambda values: values / scale, each)
-                for each, variable in zip(grads, variables, strict=True)
-            ]
-        self.loss_scale_factor = None
-        try:
-            return super().apply(grads, trainable_variables)
-        finally:
-            self.loss_scale_factor = scale
 
     def _clip_gradients(self, grads):
         if not (self.clipnorm or self.clipvalue or self.global_clipnorm):
@@ -227,6 +211,19 @@ class SparseAdam(keras.optimizers.Adam):
         return {**super().get_config(), "lazy": self.lazy, "implementation": self.implementation}
 
 
+class _Divisible(tf.IndexedSlices):
+    """Slices that Keras can divide by the loss scale."""
+
+    @classmethod
+    def of(cls, gradient):
+        if not isinstance(gradient, tf.IndexedSlices):
+            return gradient
+        return cls(gradient.values, gradient.indices, gradient.dense_shape)
+
+    def __truediv__(self, divisor):
+        return tf.IndexedSlices(self.values / divisor, self.indices, self.dense_shape)
+
+
 def _number(number, dtype):
     """Returns a number as a tensor. `tf.cast` would round a Python number to float32."""
     return tf.cast(number, dtype) if tf.is_tensor(number) else tf.constant(number, dtype)
@@ -264,7 +261,7 @@ def _code_of(gradient, variable):
     In a graph, the gradient of one use of a kernel is the result of one op. That of several uses is a
     concatenation, which is the gradient of the concatenated codes.
     """
-    if tf.executing_eagerly():
+    if _private.is_eager(gradient.values) or _private.is_eager(gradient.indices):
         return None
     pairs = [(gradient.values, gradient.indices)]
     if gradient.values.op.type == gradient.indices.op.type == "ConcatV2":
@@ -273,8 +270,8 @@ def _code_of(gradient, variable):
             return None
     ops = []
     for values, indices in pairs:
-        op = values.op
-        if op.type != _ROWS or values is not op.outputs[0] or indices is not op.outputs[1]:
+        op = None if _private.is_eager(values) else values.op
+        if op is None or op.type != _ROWS or values is not op.outputs[0] or indices is not op.outputs[1]:
             return None
         if op.get_attr("W") != variable.dtype:
             return None
@@ -313,7 +310,7 @@ def _decay_and_add(moment, gradient, rate):
 
 
 def _dependencies(gradients):
-    """Returns what gradients are computed from in a graph, without the rows that the optimizer computes."""
+    """Returns what gradients are computed from in a graph, but not the rows that the optimizer computes."""
     if tf.executing_eagerly():
         return []
     tensors = [each for each in tf.nest.flatten(gradients, expand_composites=True) if each is not None]
@@ -321,6 +318,8 @@ def _dependencies(gradients):
 
 
 def _sources(tensor):
+    if _private.is_eager(tensor):
+        return []
     if tensor.op.type == _ROWS:
         return list(tensor.op.inputs)
     if tensor.op.type == "ConcatV2":
