@@ -12,7 +12,6 @@
 #include <random>
 #include <set>
 #include <string>
-#include <thread>
 #include <vector>
 
 #include "core/cpu/flush_denormals.h"
@@ -23,21 +22,10 @@
 #include "core/types.h"
 #include "core_oracle.h"
 #include "named_tests.h"
+#include "threads.h"
 
 namespace separationfactor {
 namespace {
-
-ParallelFor Threads(int threads) {
-  return [threads](int64_t total, int64_t, const std::function<void(int64_t, int64_t)>& work) {
-    std::vector<std::thread> pool;
-    for (int64_t part = 1; part < threads; ++part) {
-      const int64_t begin = total * part / threads, end = total * (part + 1) / threads;
-      if (begin < end) pool.emplace_back(work, begin, end);
-    }
-    if (total / threads > 0) work(0, total / threads);
-    for (std::thread& thread : pool) thread.join();
-  };
-}
 
 template <class T>
 using Rows = std::vector<typename T::Bits>;
