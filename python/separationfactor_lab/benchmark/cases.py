@@ -8,6 +8,12 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 
+from separationfactor_lab.errors import LabError
+
+
+class CaseError(LabError, ValueError):
+    """No case matches the given name."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Case:

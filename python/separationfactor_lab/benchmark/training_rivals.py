@@ -90,7 +90,9 @@ class TrainingRival:
     def key(self) -> str:
         """The rival's name among all rivals."""
         return ", ".join(
-            [self.framework, self.name] if self.precision == "float32" else [self.framework, self.name, "bfloat16"]
+            [self.framework, self.name]
+            if self.precision == "float32"
+            else [self.framework, self.name, "bfloat16"]
         )
 
     def why_unavailable(self) -> str | None:
@@ -126,7 +128,9 @@ class _Clock(keras.callbacks.Callback):
 class Fit:
     """Trains by `model.fit(x, x, batch_size=...)`, with Keras' default arguments."""
 
-    def __init__(self, case: TrainingCase, model: keras.Model, optimizer: keras.optimizers.Optimizer, **compiled):
+    def __init__(
+        self, case: TrainingCase, model: keras.Model, optimizer: keras.optimizers.Optimizer, **compiled
+    ):
         self._model, self._case = model, case
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Model doesn't support `jit_compile=True`")
@@ -138,7 +142,8 @@ class Fit:
     def losses(self, batches: list[np.ndarray]) -> list[float]:
         """Takes a step on each batch, and returns the losses before the steps."""
         return [
-            float(self._model.fit(batch, batch, batch_size=len(batch)).history["loss"][0]) for batch in batches
+            float(self._model.fit(batch, batch, batch_size=len(batch)).history["loss"][0])
+            for batch in batches
         ]
 
     def time_steps(self, count: int) -> float:
@@ -457,9 +462,7 @@ def _parts(case: TrainingCase) -> tuple[dict[str, Callable[[], Any]], Mapping[st
         ROWS: rows,
         ADAM: adam,
         DENSE_PRODUCT: tf.function(lambda: tf.linalg.matmul(dense, decoder)),
-        GATHER_PRODUCT: tf.function(
-            lambda: tf.einsum("bk,bkd->bd", values, tf.gather(decoder, indices))
-        ),
+        GATHER_PRODUCT: tf.function(lambda: tf.einsum("bk,bkd->bd", values, tf.gather(decoder, indices))),
     }
     used = int(tf.size(decoder_latents))
     size, row, code = 4, 4 * case.d, 8 * case.batch * case.k

@@ -138,8 +138,8 @@ class _Decode(torch.autograd.Function):
 class Sparse(nn.Module):
     """The algorithm of openai/sparse_autoencoder and EleutherAI/sparsify, written anew for a CPU.
 
-    A dense product and top-k; `embedding_bag` to decode; the kernels' gradients by `index_add_`. On GPUs these
-    libraries have Triton kernels for the same products.
+    A dense product and top-k; `embedding_bag` to decode; the kernels' gradients by `index_add_`. On GPUs
+    these libraries have Triton kernels for the same products.
 
     Args:
         case: The shapes.
