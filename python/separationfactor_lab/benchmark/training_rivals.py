@@ -30,9 +30,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from separationfactor import KSparse, library, sparse
+from separationfactor import KSparse, SparseDecoder, SparseEncoder, library, sparse
 from separationfactor.optimizers import SparseAdam
-from separationfactor.sparse_layers import SparseDecoder, SparseEncoder
 from separationfactor_lab.benchmark import measuring
 from separationfactor_lab.benchmark.cases import TrainingCase, training_data, training_weights
 
