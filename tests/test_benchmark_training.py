@@ -50,14 +50,16 @@ def losses_of_an_obvious_autoencoder(case, batches):
 def test_every_rival_trains_alike(key):
     if RIVALS[key].framework == "PyTorch":
         pytest.importorskip("torch")
-    data = cases.training_data(CASE)
+    # With few features, weights are so large that a step of Adam is lost in the rounding of bfloat16.
+    case = CASE if RIVALS[key].precision == "float32" else dataclasses.replace(CASE, d=512)
+    data = cases.training_data(case)
     batches = [data[step % 2] for step in range(training.CHECKED_STEPS)]
-    losses, note = training_rivals.prepare(key, CASE, training.CHECKED_STEPS)
+    losses, note = training_rivals.prepare(key, case, training.CHECKED_STEPS)
     assert losses, note
     tolerance = training.TOLERANCES[RIVALS[key].precision]
     if "screen" in key:  # the candidates' values are computed in float32
         tolerance = training.TOLERANCES["float32"]
-    assert training.deviation(losses, losses_of_an_obvious_autoencoder(CASE, batches)) < tolerance
+    assert training.deviation(losses, losses_of_an_obvious_autoencoder(case, batches)) < tolerance
     assert training_rivals.time_steps(2) > 0
 
 
