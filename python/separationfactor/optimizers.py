@@ -152,33 +152,23 @@ class SparseAdam(keras.optimizers.Adam):
         index = self._get_variable_index(variable)
         m, v = self._momentums[index].value, self._velocities[index].value
         step = self.iterations + 1
-        beta_1, beta_2 = tf.cast(self.beta_1, dtype), tf.cast(self.beta_2, dtype)
-        local_step = tf.cast(step, dtype)
         learning_rate = tf.cast(learning_rate, dtype)
-        alpha = learning_rate * tf.sqrt(1 - beta_2**local_step) / (1 - beta_1**local_step)
-        if isinstance(gradient, tf.IndexedSlices):
-            gradient = _summed(gradient)
-            if variable.shape.rank < 2 and self.lazy:
-                gradient = tf.convert_to_tensor(gradient)
-        is_sparse = isinstance(gradient, tf.IndexedSlices)
-        if self.lazy and is_sparse:
+        # As Keras computes it, which rounds the betas to float32 first.
+        power_1, power_2 = (
+            keras.ops.power(keras.ops.cast(beta, dtype), tf.cast(step, dtype))
+            for beta in (self.beta_1, self.beta_2)
+        )
+        alpha = learning_rate * tf.sqrt(1 - power_2) / (1 - power_1)
+        if isinstance(gradient, tf.IndexedSlices) and self.lazy and variable.shape.rank < 2:
+            gradient = tf.convert_to_tensor(gradient)
+        if self.lazy and isinstance(gradient, tf.IndexedSlices):
             last = self._last_steps[index].value
-            self._update_lazily(gradient, variable, m, v, last, step, learning_rate, alpha)
+            self._update_lazily(_summed(gradient), variable, m, v, last, step, learning_rate, alpha)
         elif self._is_native(dtype):
-            library.ops.separation_factor_sparse_adam(
-                variable=variable.handle,
-                m=m.handle,
-                v=v.handle,
-                gradient=gradient.values if is_sparse else gradient,
-                latents=tf.cast(gradient.indices, tf.int32) if is_sparse else tf.zeros([0], tf.int32),
-                alpha=alpha,
-                beta_1=beta_1,
-                beta_2=beta_2,
-                epsilon=tf.cast(self.epsilon, dtype),
-                dense=not is_sparse,
-            )
+            numbers = {name: _number(getattr(self, name), dtype) for name in ("beta_1", "beta_2", "epsilon")}
+            _call(gradient, variable, m, v, alpha=alpha, **numbers)
         else:
-            self._update(gradient, variable, m, v, index, alpha)
+            self._update(_summed(gradient), variable, m, v, index, alpha)
 
     def _is_native(self, dtype):
         if self.amsgrad or dtype not in _KERNEL_DTYPES:
@@ -211,8 +201,8 @@ class SparseAdam(keras.optimizers.Adam):
         column = [-1] + [1] * (g.shape.rank - 1)
         missed = tf.reshape(tf.cast(missed, dtype), column)
         is_used = tf.reshape(is_used, column)
-        decay_1 = tf.cast(self.beta_1, dtype) ** missed
-        decay_2 = tf.cast(self.beta_2, dtype) ** missed
+        decay_1 = _number(self.beta_1, dtype) ** missed
+        decay_2 = _number(self.beta_2, dtype) ** missed
         drift = learning_rate * (self.beta_1 / (1 - self.beta_1)) * (1 - decay_1)
         moved = drift * old_m / (tf.sqrt(old_v) + self.epsilon)
         new_m, new_v = old_m * decay_1, old_v * decay_2
@@ -226,6 +216,71 @@ class SparseAdam(keras.optimizers.Adam):
 
     def get_config(self):
         return {**super().get_config(), "lazy": self.lazy, "implementation": self.implementation}
+
+
+def _number(number, dtype):
+    """Returns a number as a tensor. `tf.cast` would round a Python number to float32."""
+    return tf.cast(number, dtype) if tf.is_tensor(number) else tf.constant(number, dtype)
+
+
+def _call(gradient, variable, m, v, **numbers):
+    """Calls the compiled op for a gradient of any kind."""
+    variables = {"variable": variable.handle, "m": m.handle, "v": v.handle}
+    if not isinstance(gradient, tf.IndexedSlices):
+        library.ops.separation_factor_sparse_adam(
+            **variables, gradient=gradient, latents=tf.zeros([0], tf.int32), dense=True, **numbers
+        )
+        return
+    code = _code_of(gradient, variable)
+    if code is not None:
+        # Without the gradient: TensorFlow prunes the op that would have computed it.
+        library.ops.separation_factor_sparse_rows_adam(**variables, **code, **numbers)
+        return
+    gradient = _summed(gradient)
+    library.ops.separation_factor_sparse_adam(
+        **variables,
+        gradient=gradient.values,
+        latents=tf.cast(gradient.indices, tf.int32),
+        dense=False,
+        **numbers,
+    )
+
+
+_ROWS = "SeparationFactor>SparseRows"
+
+
+def _code_of(gradient, variable):
+    """Returns the code and the other factor of which a gradient consists, or None if it is made otherwise.
+
+    In a graph, the gradient of one use of a kernel is the result of one op. That of several uses is a
+    concatenation, which is the gradient of the concatenated codes.
+    """
+    if tf.executing_eagerly():
+        return None
+    pairs = [(gradient.values, gradient.indices)]
+    if gradient.values.op.type == gradient.indices.op.type == "ConcatV2":
+        pairs = list(zip(gradient.values.op.inputs[:-1], gradient.indices.op.inputs[:-1], strict=False))
+        if len(pairs) != len(gradient.indices.op.inputs) - 1:
+            return None
+    ops = []
+    for values, indices in pairs:
+        op = values.op
+        if op.type != _ROWS or values is not op.outputs[0] or indices is not op.outputs[1]:
+            return None
+        if op.get_attr("W") != variable.dtype:
+            return None
+        ops.append(op)
+    codes = [dict(zip(("values", "indices", "x"), op.inputs, strict=False)) for op in ops]
+    if len(codes) == 1:
+        return codes[0]
+    kinds = {tuple((each.dtype, each.shape[-1:]) for each in code.values()) for code in codes}
+    if len(kinds) > 1 or any(each.shape.rank is None for code in codes for each in code.values()):
+        return None
+
+    def flat(each):
+        return each if each.shape.rank == 2 else tf.reshape(each, [-1, tf.shape(each)[-1]])
+
+    return {name: tf.concat([flat(code[name]) for code in codes], 0) for name in codes[0]}
 
 
 def _name(variable):

@@ -211,19 +211,13 @@ def to_dense(values: Any, indices: Any, n: int, *, implementation: str = "auto")
 def resolve(implementation: str) -> str:
     """Returns which implementation runs here, "native" or "tf".
 
-    There are no kernels for GPUs and none for XLA.
+    XLA and GPUs have no kernels for the sparse ops. "auto" uses plain TensorFlow ops if a GPU is visible, and
+    every implementation does in a function that XLA compiles.
     """
     resolved = implementations.resolve(implementation)
-    if resolved == "native" and implementation != "native" and not has_kernels():
+    if _private.in_xla_context() or (implementation == "auto" and tf.config.get_visible_devices("GPU")):
         return "tf"
     return resolved
-
-
-def has_kernels() -> bool:
-    """Returns whether compiled kernels can run the function that is being traced, or eager calls."""
-    if not hasattr(library.ops, "separation_factor_sparse_decode"):
-        return False
-    return not (_private.in_xla_context() or tf.config.get_visible_devices("GPU"))
 
 
 def supports_jit(implementation: str) -> bool:
@@ -585,7 +579,7 @@ def _to_dense(values, indices, n):
     return _like(plain.to_dense(_flat(values), _flat(indices), n), values)
 
 
-if hasattr(library.ops, "separation_factor_sparse_decode"):
+if library.ops is not None:
     _register_gradient = ops._register_gradient
 
     @_register_gradient("SeparationFactor>SparseTopK")

@@ -62,17 +62,17 @@ def _nan_unless_valid(is_valid: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:
 
 
 def latents_in_use(
-    indices: tf.Tensor, counted: tf.Tensor, n: tf.Tensor
+    indices: tf.Tensor, counted: tf.Tensor, n: tf.Tensor, is_filled: bool | None = None
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """Returns the distinct indices among those counted, ascending.
-
-    XLA needs a number that does not depend on values, min(size, n). There, latents that are not in use fill
-    the list.
 
     Args:
         indices: A vector. Those counted are in [0, n).
         counted: A bool vector, which indices count.
         n: The number of latents.
+        is_filled: Whether other latents fill the list up to a size that does not depend on values, the
+            lesser of n and the number of indices. XLA needs that. With None, whether XLA will compile the
+            function.
 
     Returns:
         The latents, an int32 vector. The place of each index in it, or -1 for one that is not counted. The
@@ -82,8 +82,9 @@ def latents_in_use(
     # A segment of index -1 is dropped.
     uses = tf.math.unsorted_segment_sum(tf.ones_like(indices), indices, n)
     in_list = uses > 0
-    if _private.in_xla_context():
-        size = tf.minimum(tf.size(indices), n)
+    if _private.in_xla_context() if is_filled is None else is_filled:
+        # At least one, because XLA cannot scatter to nothing.
+        size = tf.minimum(tf.maximum(tf.size(indices), 1), n)
         spare = size - tf.reduce_sum(tf.cast(in_list, tf.int32))
         in_list |= tf.cumsum(tf.cast(~in_list, tf.int32)) <= spare
         places = tf.cumsum(tf.cast(in_list, tf.int32)) - 1

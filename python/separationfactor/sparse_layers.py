@@ -182,6 +182,8 @@ class SparseEncoder(SparseLayer):
         self.screen = arguments.one_of("screen", screen, sparse.SCREENS)
 
     def build(self, input_shape):
+        if self.built:
+            return  # By a decoder that is tied to this layer.
         self._features = _known_size(self, input_shape)
         self.input_spec = keras.layers.InputSpec(min_ndim=1, axes={-1: self._features})
         self.kernel = self._add_kernel(self.latents, self._features)

@@ -13,7 +13,7 @@ import contextlib
 import numpy as np
 import tensorflow as tf
 
-from separationfactor import composed, library
+from separationfactor import composed, library, sparse_composed
 from separationfactor._private import RegisterPFor, wrap
 
 
@@ -168,6 +168,96 @@ def _convert_sum_selected(pfor_input):
     return [wrap(each, True) for each in _sum(u, v, _unpack(selected, v))]
 
 
+# The sparse functions. A stack of kernels is one kernel of more rows, whose indices count on.
+
+
+def _convert_sparse_top_k(pfor_input):
+    outputs = library.ops.separation_factor_sparse_top_k(
+        x=pfor_input.stacked_input(0), k=pfor_input.get_attr("k"), by=pfor_input.get_attr("by").decode()
+    )
+    return [wrap(output, True) for output in outputs]
+
+
+def _convert_sparse_encode(pfor_input):
+    def encode(x, kernel, bias):
+        return library.ops.separation_factor_sparse_encode(
+            x=x,
+            kernel=kernel,
+            bias=bias,
+            k=pfor_input.get_attr("k"),
+            screen=pfor_input.get_attr("screen").decode(),
+        )
+
+    x, kernel, bias = pfor_input.inputs
+    if not (kernel.is_stacked or bias.is_stacked):
+        return [wrap(output, True) for output in encode(x.t, kernel.t, bias.t)]
+    pfor_input.stack_inputs()
+    outputs = tf.map_fn(
+        lambda each: tuple(encode(*each)),
+        tuple(each.t for each in pfor_input.inputs),
+        fn_output_signature=(x.t.dtype, tf.int32),
+    )
+    return [wrap(output, True) for output in outputs]
+
+
+def _joined(kernels, indices):
+    """Returns one kernel of the rows of all, and the indices in it."""
+    n = tf.shape(kernels)[1]
+    usable, is_valid = sparse_composed.checked_indices(indices, n)
+    starts = tf.cast(tf.range(tf.shape(kernels)[0]) * n, indices.dtype)
+    usable += _column(starts, indices)
+    # An index that is out of range stays so.
+    indices = tf.where(is_valid, usable, -tf.ones_like(usable))
+    return tf.reshape(kernels, tf.concat([[-1], tf.shape(kernels)[2:]], 0)), indices
+
+
+def _convert_sparse_decode(pfor_input):
+    pfor_input.stack_inputs([0, 1])
+    values, indices, kernel, bias = pfor_input.inputs
+    kernel_t, indices_t, bias_t = kernel.t, indices.t, bias.t
+    if kernel.is_stacked:
+        kernel_t, indices_t = _joined(kernel_t, indices_t)
+    if bias.is_stacked:
+        bias_t = tf.zeros([0], bias_t.dtype)
+    y = library.ops.separation_factor_sparse_decode(
+        values=values.t, indices=indices_t, kernel=kernel_t, bias=bias_t
+    )
+    if bias.is_stacked:
+        outer = tf.concat([tf.shape(bias.t)[:1], tf.ones([tf.rank(y) - 2], tf.int32)], 0)
+        y += tf.cast(tf.reshape(bias.t, tf.concat([outer, tf.shape(bias.t)[1:]], 0)), y.dtype)
+    return wrap(y, True)
+
+
+def _convert_sparse_gather_dot(pfor_input):
+    pfor_input.stack_inputs([0, 2])
+    x, kernel, indices = pfor_input.inputs
+    kernel_t, indices_t = kernel.t, indices.t
+    if kernel.is_stacked:
+        kernel_t, indices_t = _joined(kernel_t, indices_t)
+    s = library.ops.separation_factor_sparse_gather_dot(x=x.t, kernel=kernel_t, indices=indices_t)
+    return wrap(s, True)
+
+
+def _convert_sparse_rows(pfor_input):
+    """Converts to lists of latents that have the same size for all instances."""
+    pfor_input.stack_inputs([0, 1, 2])
+    values, indices, x = (each.t for each in pfor_input.inputs[:3])
+    n = tf.cast(pfor_input.unstacked_input(3), tf.int32)
+    dtype = pfor_input.get_attr("W")
+
+    def rows(each):
+        values, indices, x = each
+        flat = tf.reshape(indices, [-1])
+        counted = (tf.reshape(values, [-1]) != 0) & (flat >= 0) & (flat < tf.cast(n, flat.dtype))
+        latents, places, size = sparse_composed.latents_in_use(flat, counted, n, is_filled=True)
+        values = tf.reshape(values, [-1, tf.shape(values)[-1]])
+        x = tf.reshape(x, [-1, tf.shape(x)[-1]])
+        return sparse_composed.sum_rows(values, x, places, size, dtype), latents
+
+    outputs = tf.map_fn(rows, (values, indices, x), fn_output_signature=(dtype, tf.int32))
+    return [wrap(output, True) for output in outputs]
+
+
 def _convert_top_k(pfor_input):
     """Converts to one call for all instances, as newer versions of TensorFlow do themselves.
 
@@ -193,6 +283,11 @@ def register() -> None:
             "SeparationFactor>Separate": _convert_separate,
             "SeparationFactor>ScaleSelected": _convert_scale_selected,
             "SeparationFactor>SumSelected": _convert_sum_selected,
+            "SeparationFactor>SparseTopK": _convert_sparse_top_k,
+            "SeparationFactor>SparseEncode": _convert_sparse_encode,
+            "SeparationFactor>SparseDecode": _convert_sparse_decode,
+            "SeparationFactor>SparseGatherDot": _convert_sparse_gather_dot,
+            "SeparationFactor>SparseRows": _convert_sparse_rows,
         }
     for op, convert in conversions.items():
         # Keep an existing conversion: TensorFlow's own, or ours if the package is imported again.
