@@ -345,7 +345,8 @@ def peak_memory() -> int | None:
 
 # The parts of this project's step, and what limits them
 
-ENCODE, DECODE, GATHER_DOT, ROWS, ADAM = "encode", "decode", "gather-dot", "rows", "Adam"
+ENCODE, DECODE, GATHER_DOT, ROWS_ADAM = "encode", "decode", "gather-dot", "rows and Adam"
+ROWS, ADAM = "rows alone", "Adam alone"
 DENSE_PRODUCT, GATHER_PRODUCT = "dense product", "tf.gather + einsum"
 PRODUCT_SIZE, COPIED_BYTES = 2048, 2**28
 
@@ -429,21 +430,28 @@ def _parts(case: TrainingCase) -> tuple[dict[str, Callable[[], Any]], Mapping[st
     values, indices = sparse.encode(x, encoder, k=case.k)
     d_y = sparse.decode(values, indices, decoder) - x
     dense = sparse.to_dense(values, indices, case.n)
-    optimizer = SparseAdam(LEARNING_RATE, epsilon=EPSILON)
+    # The other parts use the kernels too, so they must not move far.
+    optimizer = SparseAdam(1e-12, epsilon=EPSILON)
     optimizer.build(kernels)
 
-    # In a graph, what a gradient does not need is removed: the products themselves, and gather-dot.
-    @tf.function
-    def rows():
-        with tf.GradientTape() as tape:
-            y = sparse.decode(values, indices, decoder)
-        first = tape.gradient(y, decoder, output_gradients=d_y)
+    def gradients():
+        # In a graph, what a gradient does not need is removed: the products themselves, and gather-dot.
         with tf.GradientTape() as tape:
             s = sparse.gather_dot(x, encoder, indices)
-        second = tape.gradient(s, encoder, output_gradients=values)
-        return first.values, first.indices, second.values, second.indices
+        first = tape.gradient(s, encoder, output_gradients=values)
+        with tf.GradientTape() as tape:
+            y = sparse.decode(values, indices, decoder)
+        return first, tape.gradient(y, decoder, output_gradients=d_y)
 
-    decoder_rows, decoder_latents, encoder_rows, encoder_latents = rows()
+    @tf.function
+    def rows():
+        return [(slices.values, slices.indices) for slices in gradients()]
+
+    @tf.function
+    def rows_and_adam():
+        optimizer.apply(gradients(), kernels)
+
+    (encoder_rows, encoder_latents), (decoder_rows, decoder_latents) = rows()
     shape = tf.constant([case.n, case.d])
 
     @tf.function
@@ -458,6 +466,7 @@ def _parts(case: TrainingCase) -> tuple[dict[str, Callable[[], Any]], Mapping[st
         ENCODE: tf.function(lambda: sparse.encode(x, encoder, k=case.k)),
         DECODE: tf.function(lambda: sparse.decode(values, indices, decoder)),
         GATHER_DOT: tf.function(lambda: sparse.gather_dot(d_y, decoder, indices)),
+        ROWS_ADAM: rows_and_adam,
         ROWS: rows,
         ADAM: adam,
         DENSE_PRODUCT: tf.function(lambda: tf.linalg.matmul(dense, decoder)),
@@ -472,7 +481,8 @@ def _parts(case: TrainingCase) -> tuple[dict[str, Callable[[], Any]], Mapping[st
         DECODE: (product, code + used * row + examples),
         GATHER_DOT: (product, code + used * row + examples),
         ROWS: (2 * product, 2 * (code + examples + used * row)),
-        # Weights and both moments are read and written, and the gradient's rows are read.
+        # Weights and both moments are read and written. Adam alone reads the gradient's rows, too.
+        ROWS_ADAM: (2 * product, 2 * (code + examples + 6 * case.n * row)),
         ADAM: (0, 2 * (6 * case.n + used) * row),
         DENSE_PRODUCT: (
             2 * case.batch * case.n * case.d,
