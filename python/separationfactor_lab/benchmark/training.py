@@ -30,7 +30,7 @@ from separationfactor_lab.benchmark import training_rivals as rivals
 from separationfactor_lab.benchmark.cases import TrainingCase
 from separationfactor_lab.benchmark.training_rivals import RIVALS, Part, Roofline
 from separationfactor_lab.errors import LabError
-from separationfactor_lab.files import written_at_once
+from separationfactor_lab.files import make_folder, written_at_once
 from separationfactor_lab.startup import quiet_start
 
 STEP_BURST_SECONDS = 0.5
@@ -269,6 +269,13 @@ def run(
     if not (chosen := [case for case in every_case if only in str(case)]):
         names = "; ".join(map(str, every_case))
         raise cases.CaseError(f"`only` must be part of a case's name: {names}. Received: {only!r}")
+    machine = {
+        **measuring.machine(),
+        "threads": threads,
+        "compiled_ops": rivals.uses_compiled_ops(),
+        "torch": _torch_version(),
+    }
+    make_folder(Path(output).parent)  # a folder that cannot be written fails before the measurement
     bursts, limit = (5, 1.0) if quick else (9, 20.0)
     unavailable = {key: why for key, rival in RIVALS.items() if (why := rival.why_unavailable())}
     available = [key for key in RIVALS if key not in unavailable]
@@ -301,12 +308,6 @@ def run(
             bare = processes[f"TensorFlow, {rivals.BARE}"]
             parts += _part_results(case, bare, bursts, limit)
             advance()
-    machine = {
-        **measuring.machine(),
-        "threads": threads,
-        "compiled_ops": rivals.uses_compiled_ops(),
-        "torch": _torch_version(),
-    }
     figures = {"machine": machine, "steps": steps, "parts": parts, "memory": memories}
     with written_at_once(output) as temporary:
         temporary.write_text(json.dumps(figures, indent=1) + "\n")

@@ -494,4 +494,4 @@ def _parts(case: TrainingCase) -> tuple[dict[str, Callable[[], Any]], Mapping[st
 
 def uses_compiled_ops() -> bool:
     """Returns whether the sparse functions run as compiled ops."""
-    return library.ops is not None and sparse.has_kernels()
+    return hasattr(library.ops, "separation_factor_sparse_decode")
