@@ -344,7 +344,7 @@ def _step_table(steps: list[dict[str, Any]], case: str) -> Table:
         "by",
         "ms",
         "fastest to slowest burst",
-        f"times {OURS}",
+        "times this project's fit",
         "loss differs by",
         title=f"A training step, {case}",
     )

@@ -330,7 +330,10 @@ def prepare(key: str, case: TrainingCase, steps: int) -> tuple[list[float], str]
 
 
 def _described(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}".strip().splitlines()[0][:200]
+    """Returns an error in one line. TensorFlow puts the traceback of a traced function before the message."""
+    lines = str(error).strip().splitlines() or [""]
+    message = lines[-1].strip() if lines[0].startswith("in user code") else lines[0]
+    return f"{type(error).__name__}: {message}"[:200]
 
 
 def time_steps(count: int) -> float:
@@ -433,6 +436,7 @@ def _parts(case: TrainingCase) -> tuple[dict[str, Callable[[], Any]], Mapping[st
     # The other parts use the kernels too, so they must not move far.
     optimizer = SparseAdam(1e-12, epsilon=EPSILON)
     optimizer.build(kernels)
+    shape = tf.constant([case.n, case.d])
 
     def gradients():
         # In a graph, what a gradient does not need is removed: the products themselves, and gather-dot.
@@ -451,16 +455,11 @@ def _parts(case: TrainingCase) -> tuple[dict[str, Callable[[], Any]], Mapping[st
     def rows_and_adam():
         optimizer.apply(gradients(), kernels)
 
-    (encoder_rows, encoder_latents), (decoder_rows, decoder_latents) = rows()
-    shape = tf.constant([case.n, case.d])
+    found = rows()
 
     @tf.function
-    def adam():
-        slices = [
-            tf.IndexedSlices(encoder_rows, encoder_latents, shape),
-            tf.IndexedSlices(decoder_rows, decoder_latents, shape),
-        ]
-        optimizer.apply(slices, kernels)
+    def adam(found):
+        optimizer.apply([tf.IndexedSlices(*slices, shape) for slices in found], kernels)
 
     functions = {
         ENCODE: tf.function(lambda: sparse.encode(x, encoder, k=case.k)),
@@ -468,11 +467,11 @@ def _parts(case: TrainingCase) -> tuple[dict[str, Callable[[], Any]], Mapping[st
         GATHER_DOT: tf.function(lambda: sparse.gather_dot(d_y, decoder, indices)),
         ROWS_ADAM: rows_and_adam,
         ROWS: rows,
-        ADAM: adam,
+        ADAM: lambda: adam(found),
         DENSE_PRODUCT: tf.function(lambda: tf.linalg.matmul(dense, decoder)),
         GATHER_PRODUCT: tf.function(lambda: tf.einsum("bk,bkd->bd", values, tf.gather(decoder, indices))),
     }
-    used = int(tf.size(decoder_latents))
+    used = len(found[0][1])
     size, row, code = 4, 4 * case.d, 8 * case.batch * case.k
     examples = case.batch * row
     product = 2 * case.batch * case.k * case.d
