@@ -102,8 +102,12 @@ class Process:
         self._pool.shutdown()
 
 
-# With these, freed memory is returned to the operating system immediately.
-_MEMORY_VARIABLES = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "0"}
+# With these, freed memory is returned to the operating system immediately. oneDNN's allocator keeps a pool.
+_MEMORY_VARIABLES = {
+    "MALLOC_MMAP_THRESHOLD_": "65536",
+    "MALLOC_TRIM_THRESHOLD_": "0",
+    "TF_ENABLE_ONEDNN_OPTS": "0",
+}
 
 
 # Losses
