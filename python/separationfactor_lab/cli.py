@@ -373,7 +373,9 @@ for _name, _summary in STUDIES.items():
 
 
 @main.command()
-@click.option("--quick", is_flag=True, help="Measure only three cases, in under two minutes.")
+@click.option(
+    "--quick", is_flag=True, help="Measure only few cases: three in under two minutes, with --training two."
+)
 @click.option("--device", default="cpu", type=click.Choice(DEVICES), help="Device to measure.")
 @click.option(
     "--only",
@@ -384,12 +386,42 @@ for _name, _summary in STUDIES.items():
 @click.option(
     "--output", default="benchmark", type=PathType(file_okay=False), help="Folder for tables and plots."
 )
+@click.option(
+    "--training",
+    is_flag=True,
+    help="Time training steps of sparse autoencoders instead, beside Keras' and PyTorch's.",
+)
+@click.option(
+    "--threads", type=click.IntRange(1), help="With --training: threads and cores.  [default: all cores]"
+)
+@click.option("--memory", is_flag=True, help="With --training: measure the peak memory of a step too.")
+@click.option(
+    "--json",
+    "json_path",
+    type=PathType(dir_okay=False),
+    help="With --training: file for the results.  [default: training.json in --output]",
+)
 @reports_errors
-def benchmark(quick, device, only, output):
+def benchmark(quick, device, only, output, training, threads, memory, json_path):
     """Times the op beside plain TensorFlow, NumPy and, if installed, PyTorch and JAX."""
+    console = rich.get_console()
+    if training:
+        if device != "cpu":
+            raise click.UsageError(
+                "--training needs --device cpu: the sparse layers have no kernels for GPUs"
+            )
+        (benchmark,) = load("separationfactor_lab.benchmark.training")
+        path = json_path or output / "training.json"
+        figures = benchmark.run(path, quick, only, threads, memory)
+        for table in benchmark.tables(figures):
+            console.print(table)
+        say(f"wrote {path}")
+        return
+    for name, value in (("--threads", threads), ("--memory", memory), ("--json", json_path)):
+        if value:
+            raise click.UsageError(f"{name} needs --training")
     (benchmark,) = load("separationfactor_lab.benchmark")
     results = benchmark.run(output, quick, device, only)["results"]
-    console = rich.get_console()
     for table in benchmark.tables(results):
         console.print(table)
     say(f"wrote {output}/results.json, results.csv, forward.png and gradient.png")

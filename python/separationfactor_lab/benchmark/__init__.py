@@ -21,7 +21,7 @@ from rich.table import Table
 
 from separationfactor import library
 from separationfactor_lab.benchmark import measuring, report
-from separationfactor_lab.benchmark.cases import HEADLINE, MORE
+from separationfactor_lab.benchmark.cases import HEADLINE, MORE, CaseError
 from separationfactor_lab.benchmark.measuring import PHASES
 from separationfactor_lab.errors import LabError
 from separationfactor_lab.files import make_folder, save_figure, written_at_once
@@ -29,10 +29,6 @@ from separationfactor_lab.files import make_folder, save_figure, written_at_once
 
 class DeviceError(LabError, RuntimeError):
     """The requested device is missing or cannot be used."""
-
-
-class CaseError(LabError, ValueError):
-    """No case matches the given name."""
 
 
 def _check_gpu() -> None:

@@ -1,4 +1,4 @@
-"""The benchmark's cases (shapes, k and distributions) and their expected results."""
+"""The benchmark's cases: shapes, k and distributions, expected results, and data for training steps."""
 
 from __future__ import annotations
 
@@ -7,6 +7,12 @@ from collections.abc import Callable
 
 import numpy as np
 import tensorflow as tf
+
+from separationfactor_lab.errors import LabError
+
+
+class CaseError(LabError, ValueError):
+    """No case matches the given name."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,3 +100,70 @@ def expected(case: Case, x: np.ndarray, d_y: np.ndarray) -> tuple[np.ndarray, np
     np.put_along_axis(selected, order, True, axis=-1)
     suppression = x.dtype.type(case.suppression)
     return np.where(selected, x, x * suppression), np.where(selected, d_y, d_y * suppression)
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingCase:
+    """A training step of a k-sparse autoencoder.
+
+    Attributes:
+        batch: The number of examples in a step.
+        d: The number of features.
+        n: The number of latents.
+        k: The number of latents that are kept for an example.
+        threads: The number of threads.
+    """
+
+    batch: int
+    d: int
+    n: int
+    k: int
+    threads: int = 1
+
+    def __str__(self) -> str:
+        return f"{self.batch}, {self.d} -> {self.n}, {self.k}"
+
+
+TRAINING = [
+    TrainingCase(256, 784, 1000, 25),
+    TrainingCase(256, 768, 16384, 32),
+    TrainingCase(256, 768, 65536, 64),
+    TrainingCase(1024, 768, 16384, 32),
+]
+QUICK_TRAINING = [TrainingCase(64, 128, 1024, 8), TRAINING[0]]
+MEMORY = TrainingCase(512, 768, 131072, 32)
+QUICK_MEMORY = TrainingCase(64, 128, 16384, 8)
+BATCHES = 8
+
+
+def training_data(case: TrainingCase) -> list[np.ndarray]:
+    """Returns the batches of a case, which are the same in every call and every process.
+
+    An example is a sum of a few directions out of many, which a sparse autoencoder can learn, and noise. Its
+    entries have a variance of about 1.
+    """
+    rng = np.random.default_rng(1)
+    directions = rng.standard_normal((4 * case.d, case.d), np.float32)
+    directions /= np.linalg.norm(directions, axis=-1, keepdims=True)
+    active = max(1, case.k // 2)
+    scale = np.float32(np.sqrt(case.d / active))
+    batches = []
+    for _ in range(BATCHES):
+        which = rng.integers(0, len(directions), (case.batch, active))
+        strengths = rng.uniform(0.5, 1.5, which.shape).astype(np.float32)
+        batch = 0.1 * rng.standard_normal((case.batch, case.d), np.float32)
+        for column in range(active):
+            batch += scale * strengths[:, column, np.newaxis] * directions[which[:, column]]
+        batches.append(batch)
+    return batches
+
+
+def training_weights(case: TrainingCase) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the initial kernels of the encoder and the decoder, of shape `[n, d]`. Biases start at 0.
+
+    They are equal, as SAE libraries initialize them: then every selected latent lowers the loss.
+    """
+    rng = np.random.default_rng(2)
+    encoder = rng.standard_normal((case.n, case.d), np.float32)
+    encoder /= np.float32(np.sqrt(case.d))
+    return encoder, encoder.copy()

@@ -74,18 +74,47 @@ def measure(
         By key, the median over bursts of the seconds per call.
     """
     waits = {key: (waits or {}).get(key, lambda result: None) for key in functions}
-    calls = {}
-    for key, function in functions.items():
-        calls[key] = max(1, int(BURST_SECONDS / max(_time_by_call(function, 1, waits[key]), 1e-7)))
-    samples: dict[Any, list[float]] = {key: [] for key in functions}
-    spent = dict.fromkeys(functions, 0.0)
+    timers = {
+        key: functools.partial(_time_by_call, function, wait=waits[key])
+        for key, function in functions.items()
+    }
+    samples = take_turns(timers, bursts, limit, BURST_SECONDS)
+    return {key: statistics.median(times) for key, times in samples.items()}
+
+
+def take_turns(
+    timers: Mapping[Any, Callable[[int], float]],
+    bursts: int,
+    limit: float,
+    burst_seconds: float,
+    advance: Callable[[], None] = lambda: None,
+) -> dict[Any, list[float]]:
+    """Runs bursts of calls of every rival in turns.
+
+    Args:
+        timers: By key, functions that make a call, then a number of timed calls, and return the seconds per
+            timed call.
+        bursts: The number of bursts for each rival.
+        limit: The seconds after which a slow rival gets no further bursts. Every rival gets at least three.
+        burst_seconds: The duration of a burst. A burst has at least one timed call.
+        advance: Called after every turn of all rivals. There are `bursts` turns, and one before them that
+            finds the number of calls in a burst.
+
+    Returns:
+        By key, the seconds per call in each burst.
+    """
+    calls = {key: max(1, int(burst_seconds / max(timer(1), 1e-7))) for key, timer in timers.items()}
+    advance()
+    samples: dict[Any, list[float]] = {key: [] for key in timers}
+    spent = dict.fromkeys(timers, 0.0)
     for burst in range(bursts):
-        for key, function in functions.items():
+        for key, timer in timers.items():
             if burst < 3 or spent[key] < limit:
                 start = time.perf_counter()
-                samples[key].append(_time_by_call(function, calls[key], waits[key]))
+                samples[key].append(timer(calls[key]))
                 spent[key] += time.perf_counter() - start
-    return {key: statistics.median(times) for key, times in samples.items()}
+        advance()
+    return samples
 
 
 def _status(field: str) -> int:
