@@ -315,7 +315,7 @@ def _dependencies(gradients):
     if tf.executing_eagerly():
         return []
     tensors = [each for each in tf.nest.flatten(gradients, expand_composites=True) if each is not None]
-    return [source for each in tensors for source in _sources(each)]
+    return [source for each in tensors if not _private.is_eager(each) for source in _sources(each)]
 
 
 def _sources(tensor):

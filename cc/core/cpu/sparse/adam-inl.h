@@ -40,26 +40,33 @@ void StepAdam(const AdamStep& step) {
   const auto* gradient = static_cast<const Number*>(step.gradient);
   const Vec alpha = S::Set(static_cast<Number>(step.alpha)), epsilon = S::Set(static_cast<Number>(step.epsilon));
   const Vec new_m = S::Set(1 - static_cast<Number>(step.beta_1)), new_v = S::Set(1 - static_cast<Number>(step.beta_2));
-  const auto update = [&](Vec& p, Vec& m, Vec& v, Vec g) {
-    m += (g - m) * new_m;
-    v += (g * g - v) * new_v;
-    p -= m * alpha / (Sqrt<Number>(v) + epsilon);
-  };
-  int64_t i = 0;
-  for (; i + S::kLanes <= step.count; i += S::kLanes) {
-    Vec p = S::Load(variable + i), m_i = S::Load(m + i), v_i = S::Load(v + i);
-    update(p, m_i, v_i, gradient != nullptr ? S::Load(gradient + i) : Vec{});
-    S::Store(variable + i, p);
-    S::Store(m + i, m_i);
-    S::Store(v + i, v_i);
-  }
-  if (i < step.count) {
-    const int count = static_cast<int>(step.count - i);
-    Vec p = S::LoadFirst(variable + i, count), m_i = S::LoadFirst(m + i, count), v_i = S::LoadFirst(v + i, count);
-    update(p, m_i, v_i, gradient != nullptr ? S::LoadFirst(gradient + i, count) : Vec{});
-    S::StoreFirst(variable + i, p, count);
-    S::StoreFirst(m + i, m_i, count);
-    S::StoreFirst(v + i, v_i, count);
+  constexpr int kLanes = S::kLanes;
+  for (int64_t i = 0; i < step.count; i += kLanes) {
+    // The last vector takes the same instructions as the others. Of another copy of the code, the compiler could fuse
+    // other products.
+    const int count = step.count - i < kLanes ? static_cast<int>(step.count - i) : kLanes;
+    Number padded[3][kLanes] = {};
+    Number* at[3] = {variable + i, m + i, v + i};
+    Vec g{};
+    if (__builtin_expect(count < kLanes, 0)) {
+      for (int j = 0; j < 3; ++j) {
+        __builtin_memcpy(padded[j], at[j], count * sizeof(Number));
+        at[j] = padded[j];
+      }
+      if (gradient != nullptr) g = S::LoadFirst(gradient + i, count);
+    } else if (gradient != nullptr) {
+      g = S::Load(gradient + i);
+    }
+    const Vec old_m = S::Load(at[1]), old_v = S::Load(at[2]);
+    const Vec m_i = old_m + (g - old_m) * new_m, v_i = old_v + (g * g - old_v) * new_v;
+    S::Store(at[0], S::Load(at[0]) - m_i * alpha / (Sqrt<Number>(v_i) + epsilon));
+    S::Store(at[1], m_i);
+    S::Store(at[2], v_i);
+    if (__builtin_expect(count < kLanes, 0)) {
+      __builtin_memcpy(variable + i, padded[0], count * sizeof(Number));
+      __builtin_memcpy(m + i, padded[1], count * sizeof(Number));
+      __builtin_memcpy(v + i, padded[2], count * sizeof(Number));
+    }
   }
 }
 
