@@ -32,7 +32,7 @@ CXX_FILES = $(shell find cc tests -name '*.cc' -o -name '*.cu' -o -name '*.h')
 OLDEST ?= 2.16
 VERSION_TESTS = ops derivatives xla transformations saved_gradients layers callbacks portable library core_module models
 
-.PHONY: demo test test-oldest lint types core-test sanitized-test emulated-test python-test short-demo fuzz cuda-evidence develop clean
+.PHONY: demo test test-oldest lint types core-test sanitized-test emulated-test python-test short-demo fuzz dependencies cuda-evidence develop clean
 
 demo: $(VENV)/with-lab
 	$(BIN)/separationfactor $(DEMO) --output $(RUN) $(if $(wildcard $(RUN)/config.json),--resume)
@@ -82,11 +82,15 @@ sanitized-test: $(VENV)/with-$(EXTRAS)
 	$(BIN)/ctest --test-dir build/sanitized --output-on-failure --parallel $(WORKERS)
 
 python-test: $(VENV)/with-$(EXTRAS)
-	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile $(TESTS)
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal $(TESTS)
 
 # Corrupted data sets; the tests load a sample of them.
 fuzz: $(VENV)/with-$(EXTRAS)
 	$(BIN)/python tests/fuzz_data.py
+
+# The picture of the imports and includes, docs/dependencies.svg.
+dependencies:
+	$(PYTHON) tests/dependencies.py
 
 # What can be known of the CUDA kernels without a card; needs nvcc.
 cuda-evidence: $(VENV)/with-$(EXTRAS)

@@ -40,9 +40,9 @@ LAB = [
     "tensorboard>=2.16",
     "threadpoolctl",
 ]
-# The package is the single source of the version.
+# This module is the single source of the version.
 VERSION = re.search(
-    r'^__version__ = "(.+)"$', (ROOT / "python/separationfactor/__init__.py").read_text(), re.M
+    r'^__version__ = "(.+)"$', (ROOT / "python/separationfactor/_version.py").read_text(), re.M
 )[1]
 # The version to build for, and to install with the extras, if the environment has no TensorFlow.
 DEFAULT_TENSORFLOW = "2.21"

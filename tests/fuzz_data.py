@@ -26,7 +26,7 @@ SECONDS = 20
 GIGABYTE = 2**30
 MEMORY = 2 * GIGABYTE
 
-# What an .npy header is given as its dtype, as its numbers, and at any place.
+# Values that replace an .npy header's dtype, its numbers, and any part of it.
 DTYPES = [
     *("|u1", "<i8", ">i4", "<u8", "<f4", ">f8", "<f2", "<f16", "|b1", "<c8", "|O", "|S3", "<U3", "<U0"),
     *("<M8[s]", "<m8[s]", "|S2147483647", "|S9999999999", "[('a', '<f4'), ('b', '|O')]", "<f3", "|V0", ""),
@@ -36,12 +36,12 @@ NUMBERS = [
     *("3.5", "True", "None", "10L", "0777", "1_0", "(2, 3)", "'3'", "1 if", "0or 1"),
 ]
 PIECES = [*"()[]{},:'\"\\#\n -\0\xff", "(" * 300, "{}" * 9, "\\N{", '"""']
-# What a field of bytes is given.
+# Values that replace a field of bytes.
 SIZES = [0, 1, 2, 7, 255, 2**15, 2**16 - 1, 2**31 - 1, 2**31, 2**32 - 1, 2**40, 2**63 - 1, 2**63, 2**64 - 1]
 
 
 def one_of(rng, values):
-    """Returns one of some values, unlike NumPy's `choice` as it is."""
+    """Returns one of the values. NumPy's `choice` would convert it to a NumPy type."""
     return values[rng.integers(len(values))]
 
 
@@ -67,7 +67,7 @@ def good_arrays(rng):
 
 
 def hostile_array(rng, array):
-    """Returns an array that belongs in no data set, or an unusual one that does."""
+    """Returns an array that no data set may contain, or an unusual one that it may."""
     shape = array.shape
     values = array.astype(np.float64) if array.dtype.kind in "iuf" else np.ones(shape)
     makers = [
@@ -243,7 +243,7 @@ def idx_case(rng):
 
 
 def write_case(number, folder):
-    """Writes a case to an empty folder, and returns what `load` is to be given and the kind of damage."""
+    """Writes a case to an empty folder. Returns the argument of `load` and the kind of damage."""
     rng = np.random.default_rng(number)
     if rng.random() < 0.7:
         content, kind = npz_case(rng)

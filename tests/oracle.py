@@ -12,7 +12,7 @@ DTYPES = {
 
 
 def is_denormal(x):
-    """Where x holds a number that flush-to-zero flushes: float16's denormals are none."""
+    """Returns where flush-to-zero makes x zero. It does not flush float16's denormals."""
     if x.dtype == np.float16:
         return np.zeros(x.shape, bool)
     with np.errstate(invalid="ignore"):
@@ -21,7 +21,7 @@ def is_denormal(x):
 
 
 def select(x, k, by="value"):
-    """Which entries of each row (last axis) are among its k greatest: bool of x's shape."""
+    """Returns which entries of each row (last axis) are among its k greatest: a bool array of x's shape."""
 
     def rank(entry):
         if np.isnan(entry):
@@ -134,7 +134,7 @@ def _one_at_the_end(rng, shape, dtype):
     return x
 
 
-# Name -> rows(rng, shape, dtype): what has found bugs in top-k kernels.
+# Name -> rows(rng, shape, dtype). Rows like these have found bugs in top-k kernels.
 DISTRIBUTIONS = {
     "normal": lambda rng, shape, dtype: rng.standard_normal(shape).astype(dtype),
     "ascending": lambda rng, shape, dtype: np.sort(rng.standard_normal(shape)).astype(dtype),

@@ -68,7 +68,7 @@ def make_environment(folder, tensorflow=None, link=LINK):
 
 @pytest.fixture(scope="module")
 def environments(tmp_path_factory):
-    """Pythons by what TensorFlow they have."""
+    """Returns Python interpreters by the version of their TensorFlow."""
     folder = tmp_path_factory.mktemp("environments")
     return {version: make_environment(folder / version, version) for version in ("2.18", "2.20")} | {
         None: make_environment(folder / "none")
@@ -142,7 +142,7 @@ def test_a_named_version_is_found_or_brought(environments):
     result = run_setup(environments["2.20"], VIRTUAL_ENV=environments["2.18"].parents[1], **named)
     assert requirements(result) == built_for("2.18")
     assert "builds for TensorFlow 2.18.0" in result.stderr
-    # An isolated build finds what it was given, before what the user has.
+    # An isolated build finds its own TensorFlow before the user's.
     given = next(environments["2.18"].parents[1].glob("lib/python*/site-packages"))
     assert requirements(run_setup(environments["2.20"], PYTHONPATH=given, **named)) == built_for("2.18")
     # The extras say the same without compiled code.
@@ -302,7 +302,7 @@ def checkout(tmp_path):
     # setup.py reads the version there.
     package = sources / "python" / "separationfactor"
     package.mkdir(parents=True)
-    shutil.copy(ROOT / "python" / "separationfactor" / "__init__.py", package)
+    shutil.copy(ROOT / "python" / "separationfactor" / "_version.py", package)
     tools = tmp_path / "tools"
     tools.mkdir()
     cmake = tools / "cmake"
@@ -341,7 +341,7 @@ def test_a_build_goes_by_the_variables_of_its_own_time(checkout, environments, t
     (folder,) = (checkout / "build").glob("*tensorflow*")
     compiled = folder / "compiled.o"
 
-    # What stays the same is kept, though an isolated build has other paths of its tools each time.
+    # CMake's cache is kept, although the paths of an isolated build's tools change each time.
     compiled.write_text("")
     (tmp_path / "pybind11").rename(tmp_path / "overlay")
     cache = configure(checkout, python, CXXFLAGS="-DFIRST", PYBIND11=tmp_path / "overlay")

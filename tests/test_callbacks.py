@@ -62,7 +62,7 @@ def test_k_by_epoch_without_retracing(implementation):
 def test_k_takes_part_in_training(implementation):
     layer = sf.KSparse(5, implementation=implementation)
     model = model_with(layer)
-    # Of the 20 units no other than the selected receive a gradient.
+    # Only the selected ones of the 20 units receive a gradient.
     fit(model, sf.KSchedule(0, 20, epochs=1), epochs=1)
     assert layer.k == 0
     before = model.layers[1].get_weights()[0]

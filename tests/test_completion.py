@@ -17,7 +17,7 @@ SHAPE = (4, 6, 1)
 
 
 def data(count=64, seed=0):
-    """The left half is one of four; the right half is the same or its negative, and nothing tells which."""
+    """The left half is one of four. The right half equals it or its negative, at random."""
     halves = np.random.default_rng(9).random((4, 4, 3, 1)) < 0.5
     rng = np.random.default_rng(seed)
     left = halves[rng.integers(0, 4, count)]
@@ -75,7 +75,7 @@ def test_the_baseline(quadrants):
     seen = observed_pixels(SHAPE, quadrants)
     np.testing.assert_array_equal(completed[:, seen], images[:, seen])
     np.testing.assert_allclose(completed[:, ~seen], expit(logits), rtol=1e-5)
-    # What is missing is not looked at.
+    # The model does not read missing pixels.
     np.testing.assert_array_equal(baseline.predict(np.where(seen, images, -7), verbose=0), completed)
 
 

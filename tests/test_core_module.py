@@ -108,7 +108,7 @@ def test_the_environment_names_the_instruction_set(value):
 
 @dtypes
 def test_a_long_row_is_shared_among_threads(dtype):
-    """Long enough that one row is split; every value occurs often, so that ties cross the parts."""
+    """One row, long enough to be split. Every value occurs often, so that ties cross the parts."""
     rng = np.random.default_rng(0)
     x = rng.integers(-50, 50, (1, 1_100_003)).astype(oracle.DTYPES[dtype])
     k = 123_457

@@ -15,7 +15,7 @@ from tensorflow.python.framework import kernels
 from separationfactor import implementations, library
 
 ROOT = Path(__file__).parents[1]
-# And what each reads in host memory.
+# The ops, and the arguments that each reads from host memory.
 OPS = {"Separate": ["k"], "SeparateWithoutGradient": ["scalars"], "ScaleSelected": [], "SumSelected": []}
 
 needs_cuda = pytest.mark.skipif(
@@ -25,7 +25,7 @@ needs_cmake = pytest.mark.skipif(shutil.which("cmake") is None, reason="cmake is
 
 
 def configure(folder, cuda, *options, **environment):
-    """Configures the core alone, and returns how that went and what the build would tell of itself."""
+    """Configures the core alone. Returns CMake's result and the contents of `_build.json`."""
     result = subprocess.run(
         ["cmake", "-S", ROOT, "-B", folder, f"-DSEPARATIONFACTOR_CUDA={cuda}", *options],
         env={**os.environ, **environment},
@@ -76,7 +76,7 @@ def test_auto_builds_kernels_where_a_driver_is_loaded(tmp_path, driver):
 
 
 def toolkit(folder, version):
-    """An nvcc that has a version and nothing else."""
+    """Returns an nvcc that can only print its version."""
     nvcc = folder / "nvcc"
     nvcc.write_text(f"#!/bin/sh\n[ $1 = --version ] && echo 'Cuda compilation tools, V{version}' || exit 1\n")
     nvcc.chmod(0o755)
@@ -129,7 +129,7 @@ def test_a_library_that_does_not_load_leaves_the_cpu_be(tmp_path, monkeypatch):
 @needs_cuda
 @pytest.mark.parametrize(("op", "in_host_memory"), OPS.items())
 def test_kernels_are_registered_for_a_gpu(op, in_host_memory):
-    """This loads on a machine without a driver, too: it did, where this test runs without a card."""
+    """The library also loads without a driver: a run of this test without a GPU shows it."""
     registered = [
         kernel
         for kernel in kernels.get_registered_kernels_for_op(f"SeparationFactor>{op}").kernel

@@ -149,7 +149,7 @@ def test_the_fingerprint_tells_data_apart(tmp_path):
         ({"x_train": np.uint8(7)}, r"x_train must have shape .*Received: \(\)"),
         ({"y_train": np.zeros(12, "m8[s]")}, "y_train must hold one integer.*timedelta64"),
         ({"y_train": np.int64(7)}, r"y_train must hold one integer.*of shape \(\)"),
-        # Labels that 32 bits do not hold, or that make billions of classes.
+        # Labels that do not fit in 32 bits, or that imply billions of classes.
         ({"y_train": np.arange(12) % 2 * (2**32 + 1)}, "y_train must be less than 12.*label 4294967297$"),
         ({"y_train": np.arange(12) % 2 * 2**31}, "y_train must be less than 12.*label 2147483648$"),
         (

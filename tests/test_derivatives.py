@@ -20,7 +20,7 @@ X = {
 WEIGHT = np.array([[1, 2, -1, 0, 3], [1, 1, 1, 1, 1], [-1, -2, 1, 2, -3]], float)
 D_X = np.random.default_rng(1).standard_normal((3, 5))
 D_FACTORS = (1.5, -2.0)
-# The last is denormal in float32 and bfloat16, to the op a zero.
+# The last is denormal in float32 and bfloat16, which the op flushes to zero.
 FACTORS = [(1.0, 0.0), (0.0, 0.0), (2.0, -0.0), (0.0, 0.5), (-0.75, 3.0), (1e-40, 2.0)]
 HOW = {
     "eagerly": lambda function: function,
@@ -75,7 +75,7 @@ def derivatives(implementation):
 
 
 def expected(x, k, factors, dtype):
-    """The derivatives on paper, of y = x * factor and of f = sum of weight * y^2."""
+    """Returns the analytic derivatives of y = x * factor and of f = sum of weight * y^2."""
     selected = oracle.select(x, k)
     factors = [0.0 if abs(factor) < np.finfo(dtype).tiny else factor for factor in factors]
     factor, d_factor = (np.where(selected, *pair) for pair in (factors, D_FACTORS))
@@ -131,7 +131,7 @@ def test_derivatives_are_those_on_paper(implementation, how, dtype):
 
 @how
 def test_a_zero_factor_hides_everything_in_forward_mode(implementation, how):
-    """Its own tangent is x; where that is zero too, nothing of x or of x's tangent is seen."""
+    """If a factor and its tangent are zero, neither x nor x's tangent has an effect."""
     x = tf.constant([[np.inf, 3.0, np.nan, -np.inf, 2.0]])
     d_x = tf.constant([[np.nan, np.inf, 5.0, 1.0, 1.0]])
 
@@ -204,12 +204,12 @@ def test_both_implementations_give_the_same_bits_for_factors_that_are_tensors(dt
             with tf.autodiff.ForwardAccumulator(primals, tangents) as accumulator:
                 y = sf.separate(primals[0], k, *primals[1:], implementation=implementation)
             results.append((y, accumulator.jvp(y)))
-        for native, plain in zip(*results, strict=True):
-            oracle.assert_same(plain, native.numpy(), factors=factors, k=k)
+        for native, composed in zip(*results, strict=True):
+            oracle.assert_same(composed, native.numpy(), factors=factors, k=k)
 
 
 def test_the_gradient_of_a_gather(implementation):
-    """Which is IndexedSlices."""
+    """The gradient of a gather is an IndexedSlices."""
     x = tf.constant(NORMAL)
     factor = np.where(oracle.select(NORMAL, 2), 2.0, 0.5)
     factor[1] = 0

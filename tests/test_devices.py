@@ -135,7 +135,7 @@ def test_functions_and_layers(device):
 
 @devices
 def test_a_buffer_that_nobody_else_needs_is_reused(device):
-    """The op writes over its input in a function: y must be right all the same."""
+    """In a function, the op may overwrite its input. y must still be right."""
     x = np.random.default_rng(0).standard_normal((16, 3000)).astype(np.float32)
 
     @tf.function
@@ -176,7 +176,7 @@ def test_a_gpu_has_the_cpus_bits(dtype, shape):
 
 @pytest.mark.gpu
 def test_more_than_2_to_the_32_elements():
-    """Looked at by rows: TensorFlow's own sums and concatenations of so many elements go wrong."""
+    """Compares row by row: TensorFlow's sums and concatenations of so many elements are wrong."""
     shape = (66000, 65536)
     try:
         with tf.device("/GPU:0"):

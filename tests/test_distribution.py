@@ -24,9 +24,9 @@ import separationfactor as sf
 from separationfactor import distribution
 from separationfactor_lab import cli, data, runs
 
-# Batches that do not divide by two, the last of one image: the second replica has none of it.
+# Batches of odd sizes. The last has one image, so the second replica gets none.
 IMAGES, TEST_IMAGES, BATCH_SIZE = 91, 31, 15
-# Batches that do: Keras' own losses are means of the replicas' means.
+# Batches of even sizes, because Keras' own losses are means of the replicas' means.
 EVEN = 90, 30, 18
 
 
@@ -72,7 +72,7 @@ class ImagesAlone(runs._Batches):
         return (images,)
 
 
-# By plain gradient descent, as Adam would not notice a loss that is scaled by the number of replicas.
+# Plain gradient descent, because Adam hides a loss that is scaled by the number of replicas.
 MODELS = {
     "classifier": (classifier, 0.05, EVEN),
     "conditional_vae": (conditional_vae, 1e-3, (IMAGES, TEST_IMAGES, BATCH_SIZE)),
@@ -222,7 +222,7 @@ def together(request, tmp_path_factory):
 
 
 def assert_close(one, other, name):
-    # A step of the optimizer is a hundred times that.
+    # A step of the optimizer is a hundred times as large.
     np.testing.assert_allclose(one, other, rtol=1e-4, atol=3e-5, err_msg=name)
 
 
@@ -235,7 +235,7 @@ def test_the_same_weights_and_metrics_as_one_process(name, alone, together):
 
 
 def test_the_command_makes_the_same_run(alone, together):
-    """On workers in two parts, the second resumed."""
+    """Two workers train it in two parts: the second resumes the first."""
     one, other = runs.Run(alone / "run"), runs.Run(together / "run")
     assert {path.name for path in one.folder.iterdir()} == {path.name for path in other.folder.iterdir()}
     assert other.options().strategy == together.name.rstrip("0123456789")

@@ -74,7 +74,7 @@ def test_what_is_no_run_cannot_be_evaluated(tmp_path):
 
 
 class Oracle(sf.models.ConditionalVAE):
-    """Draws, of each class, images that are bright in the class's own row, or ignores the class."""
+    """Draws images that are bright in the row of their class, or that ignore the class."""
 
     def __init__(self, obeys, **kwargs):
         self.obeys = obeys
@@ -92,7 +92,7 @@ def test_swaps_and_samples_are_judged_by_the_class_asked_for(obeys, accuracy):
     images = model.__class__(True).decode(None, labels)
     dataset = data.Dataset("rows", images, labels, images, labels)
     model.compile()
-    # The row that is bright is the class.
+    # The index of the bright row is the class.
     judge = keras.Sequential([keras.Input((4, 4, 1)), keras.layers.Lambda(lambda x: x[:, :, 0, 0])])
     result = evaluation.evaluate_model(model, dataset, judge, samples=1)
     assert result["judge_accuracy"] == 1
@@ -140,7 +140,7 @@ def test_few_images_have_numbers_or_reasons(tiny_model, row_judge, labels, undef
     assert undefined <= set(reasons)
     assert bool(undefined) == bool(reasons)
     assert all(isinstance(reason, str) and reason for reason in reasons.values())
-    # What needs no second image or class has a number.
+    # Measures that need no second image or class have a value.
     assert {"negative_elbo", "swap_accuracy", "active_units", "classifier_calibration_error"} <= set(result)
     assert {"negative_elbo", "swap_accuracy", "active_units"}.isdisjoint(reasons)
 

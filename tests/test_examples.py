@@ -20,7 +20,7 @@ def cells(notebook):
 
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_notebook_runs(notebook, monkeypatch):
-    """Its cells are plain Python, so they need no kernel."""
+    """The notebook's cells are plain Python, so they need no kernel."""
     monkeypatch.setenv("SEPARATIONFACTOR_EXAMPLE_EPOCHS", "1")
     matplotlib.use("agg")
     names = {"__name__": "__main__"}

@@ -1,4 +1,4 @@
-"""The command that installs the package once more, by what pip and uv have written down."""
+"""The command that reinstalls the package, from the source that pip or uv recorded."""
 
 import json
 import shlex
@@ -76,6 +76,7 @@ def test_the_compiled_op_says_how_to_get_it(installed, tmp_path, monkeypatch):
     monkeypatch.setattr(library, "_FOLDER", tmp_path)
     command = f"pip install --force-reinstall --no-deps --no-cache-dir {tmp_path}"
     for build in (None, {"tensorflow": "1.15.0"}, {"tensorflow": library.tf.__version__}):
+        library._read_build.cache_clear()
         if build:
             (tmp_path / "_build.json").write_text(json.dumps(build))
             (tmp_path / "_ops.so").write_text("")

@@ -21,7 +21,7 @@ OPTIONS = {
     "alpha": {"alpha": 2.5},
     "untied": {"tied": False},
     "relu": {"activation": "relu"},
-    "untied, relu, plain": {"tied": False, "activation": "relu", "implementation": "tf"},
+    "untied, relu, tf": {"tied": False, "activation": "relu", "implementation": "tf"},
     "dropout": {"k": 12, "activation": "relu", "code_dropout": 0.5},
     "denoising": {"k": 12, "activation": "relu", "input_dropout": 0.2},
 }
@@ -157,7 +157,7 @@ def test_filters_are_what_a_unit_draws():
         np.testing.assert_allclose(model.filters(), drawn, atol=1e-6)
 
 
-@pytest.mark.parametrize("options", ["untied, relu, plain", "dropout"])
+@pytest.mark.parametrize("options", ["untied, relu, tf", "dropout"])
 def test_a_saved_model_goes_on_as_the_same(options, tmp_path):
     model = make(**OPTIONS[options])
     fit(model)

@@ -47,7 +47,7 @@ CASES = {
     "k-sparse over the batch": (sf.KSparse, {"k": 1, "axis": 0}, (1, 1.0, 0.0, 0, "value")),
 }
 cases = pytest.mark.parametrize("case", CASES)
-# Those that fit into a model of vectors.
+# The layers that work on vectors.
 row_cases = pytest.mark.parametrize("case", ["separation", "separation, trainable", "k-sparse"])
 
 

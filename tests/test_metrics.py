@@ -151,7 +151,7 @@ def test_bernoulli_log_likelihood():
     logits = np.log(p / (1 - p))
     expected = np.log(0.9) + np.log(0.8) + np.log(0.5)
     np.testing.assert_allclose(metrics.bernoulli_log_likelihood(images, logits), [expected])
-    # Far logits neither overflow nor lose what they say.
+    # Large logits neither overflow nor lose precision.
     np.testing.assert_allclose(metrics.bernoulli_log_likelihood([[1.0, 0.0]], [[-1000.0, -1000.0]]), [-1000])
     with pytest.raises(ValueError, match="must have the same shape"):
         metrics.bernoulli_log_likelihood(images, logits[0])
@@ -222,7 +222,7 @@ def test_leakage(probe):
 def test_an_mlp_finds_what_a_line_does_not():
     codes = np.random.default_rng(0).uniform(-1, 1, size=(2000, 2))
     exclusive = (codes[:, 0] * codes[:, 1] > 0).astype(int)
-    # The best a line can do is to cut off a corner: two thirds.
+    # The best line cuts off a corner, which is right for two thirds.
     assert metrics.leakage(codes, exclusive, "linear") < 0.7
     assert metrics.leakage(codes, exclusive, "mlp") > 0.9
 
@@ -279,7 +279,7 @@ def test_sap_of_a_factor_of_any_number_of_values(values, scale):
 
 
 def test_sap_weighs_all_values_alike():
-    """So a dimension that always guesses the usual value has no more than a half."""
+    """A dimension that always predicts the most frequent value scores at most a half."""
     rare = (np.arange(IMAGES) % 20 == 0).astype(int)[:, np.newaxis]
     noise = np.random.default_rng(0).normal(size=(IMAGES, 1))
     assert metrics.sap(np.hstack([rare, noise]), rare) == pytest.approx(0.5, abs=0.08)
@@ -360,7 +360,7 @@ def test_the_scale_of_continuous_factors_changes_no_score(name):
 
 @pytest.mark.parametrize("name", ["factor_vae", "irs", "disentanglement", "modularity", "sap"])
 def test_a_constant_that_floats_round_is_constant(name, factors):
-    # The mean of such numbers is another one.
+    # The mean of such numbers differs after rounding.
     constant = np.full((IMAGES, 2), 0.1)
     assert (constant.var(axis=0) > 0).all()
     assert DISENTANGLEMENT[name](constant, factors) == 0

@@ -143,7 +143,7 @@ def test_k_is_dynamic(implementation, dtype):
 
 @pytest.mark.parametrize("as_tensor", [False, True])
 @pytest.mark.parametrize("dtype", ["float32", "float64", "float16"])
-def test_plain_under_xla(dtype, as_tensor):
+def test_tf_under_xla(dtype, as_tensor):
     compiled = tf.function(lambda x, k: sf.separate(x, k, 2.0, 0.25, implementation="tf"), jit_compile=True)
     rng = np.random.default_rng(3)
     for distribution, rows in oracle.DISTRIBUTIONS.items():
@@ -160,8 +160,8 @@ def test_plain_under_xla(dtype, as_tensor):
 
 
 @pytest.mark.parametrize("jit_compile", [False, True])
-def test_plain_counts_alike_beside_a_gpu(monkeypatch, jit_compile):
-    """There it counts in int64."""
+def test_tf_counts_alike_beside_a_gpu(monkeypatch, jit_compile):
+    """Beside a GPU, the tf implementation counts in int64."""
     monkeypatch.setattr(composed, "_is_beside_a_gpu", lambda: True)
     rng = np.random.default_rng(3)
     for distribution, rows in oracle.DISTRIBUTIONS.items():
@@ -182,8 +182,8 @@ def test_plain_counts_alike_beside_a_gpu(monkeypatch, jit_compile):
     ],
     ids=["normal", "hundred values", "zeros"],
 )
-def test_long_rows_of_plain_under_xla(rows, k):
-    """Of which XLA's own top_k loses an entry now and then."""
+def test_long_rows_of_tf_under_xla(rows, k):
+    """XLA's own top_k sometimes loses an entry of such rows."""
     x = rows(np.random.default_rng(0)).astype(np.float32)
     selected = np.zeros(x.shape, bool)
     np.put_along_axis(selected, np.argsort(-x, axis=-1, kind="stable")[:, :k], True, axis=-1)
@@ -228,7 +228,7 @@ def test_empty_tensors(implementation, shape):
 
 
 def test_more_threads_give_the_same_bits():
-    """Enough rows that TensorFlow's pool shares them."""
+    """There are enough rows for several threads of TensorFlow's pool."""
     x = np.random.default_rng(0).standard_normal((4096, 257)).astype(np.float32)
     ys = [sf.separate(x, 9, 1.5, 0.5, implementation=each) for each in IMPLEMENTATIONS]
     expected = np.where(x >= np.sort(x)[:, -9:-8], x * np.float32(1.5), x * np.float32(0.5))
@@ -455,7 +455,7 @@ def test_a_scalar_whose_rank_was_unknown(implementation, axis, jit_compile):
     def f(x):
         return sf.separate(x, 1, axis=axis, implementation=implementation)
 
-    # What XLA says is the name of the op that fails.
+    # XLA's message contains only the name of the op that fails.
     message = "x`? must have at least one axis|x_must_have_at_least_one_axis"
     with pytest.raises(tf.errors.InvalidArgumentError, match=message):
         f(tf.constant(1.0))

@@ -51,7 +51,7 @@ def test_a_pixel_depends_on_those_before_it_alone(shape, channels):
     seen = before & (up <= 4) & (across <= 4)
     assert not (found & ~before).any()
     assert not (found & ~seen).any()
-    # On its own row a pixel to the left is seen wherever it is near.
+    # In its own row, a pixel sees the near pixels to its left.
     assert found[(up == 0) & before & (across <= 4)].all()
 
 

@@ -40,7 +40,7 @@ class Configured(keras.Model):
 
 
 class Unconfigured(keras.Model):
-    """A subclassed model that says nothing about its configuration."""
+    """A subclassed model without a `get_config`."""
 
     def __init__(self, units, activation):
         super().__init__()
@@ -139,7 +139,7 @@ def test_the_copy_of_a_subclassed_model_is_exported(name, tmp_path):
 
 
 def functional():
-    """A model that calls `separate`, and holds another that does."""
+    """A model that calls `separate`, and contains another model that does."""
     inputs = keras.Input((6,))
     inner = keras.Model(inputs, sf.separate(inputs, np.int16(3), 2.0, 0.5, implementation=NATIVE))
     outer = sf.separate(
@@ -294,7 +294,7 @@ def test_docstring_examples():
 
 # Other processes and other runtimes
 
-# Rows on which something other than the greatest numbers decides.
+# Rows in which ties, signs of zero, infinities and NaN decide the selection.
 ROWS = np.concatenate(
     [
         normal((4, 9)),
@@ -462,9 +462,9 @@ def test_tflite_of_built_in_ops_gives_the_same(tmp_path):
 
 
 def over_the_batch():
-    """Which an export cannot check: what runs it leaves assertions out."""
+    """Models whose k an export cannot check, because its runtimes leave out assertions."""
     model = keras.Sequential([keras.Input((9,)), sf.KSparse(3, axis=0, implementation=NATIVE)])
-    model(ROWS)  # Keras exports to ONNX what was called once
+    model(ROWS)  # Keras exports to ONNX only models that were called.
     return model, sf.portable(model)
 
 

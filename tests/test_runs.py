@@ -4,6 +4,7 @@ import contextlib
 import csv
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -43,6 +44,18 @@ def train(dataset_path, output, **options):
 @pytest.fixture(scope="module")
 def whole(dataset_path, tmp_path_factory, deterministic):
     return train(dataset_path, tmp_path_factory.mktemp("runs") / "whole")
+
+
+@pytest.fixture
+def without_pictures(monkeypatch):
+    """Saves the time to draw, for tests of the training."""
+    monkeypatch.setattr(runs, "draw", lambda run, model, dataset: [])
+
+
+def copied(run, folder):
+    """Returns a copy of a run, for tests that change it."""
+    shutil.copytree(run.folder, folder)
+    return runs.Run(folder)
 
 
 def weights(run):
@@ -123,6 +136,7 @@ def test_the_model_loads_with_keras_alone(whole):
     assert np.isfinite(list(result.values())).all()
 
 
+@pytest.mark.usefixtures("without_pictures")
 def test_the_options_reach_the_model(dataset_path, tmp_path):
     run = train(
         dataset_path,
@@ -159,12 +173,14 @@ def test_the_options_reach_the_model(dataset_path, tmp_path):
 # Repeating and resuming
 
 
+@pytest.mark.usefixtures("without_pictures")
 def test_a_seed_repeats_a_run_and_another_does_not(whole, dataset_path, tmp_path):
     assert_same_run(train(dataset_path, tmp_path / "again"), whole)
     other = train(dataset_path, tmp_path / "other", seed=6)
     assert other.history_path.read_text() != whole.history_path.read_text()
 
 
+@pytest.mark.usefixtures("without_pictures")
 @pytest.mark.skipif(sf.library.ops is None, reason="the compiled op is not available")
 def test_both_implementations_give_the_same_run(whole, dataset_path, tmp_path):
     assert_same_run(train(dataset_path, tmp_path / "tf", implementation="tf"), whole)
@@ -197,6 +213,7 @@ class Interrupt(keras.callbacks.Callback):
             raise KeyboardInterrupt
 
 
+@pytest.mark.usefixtures("without_pictures")
 @pytest.mark.parametrize("epoch", [0, 1, 2])
 def test_an_interrupted_run_goes_on_to_the_same_result(whole, dataset_path, tmp_path, monkeypatch, epoch):
     tensorboard = keras.callbacks.TensorBoard
@@ -212,6 +229,7 @@ def test_an_interrupted_run_goes_on_to_the_same_result(whole, dataset_path, tmp_
     assert_same_run(run, whole)
 
 
+@pytest.mark.usefixtures("without_pictures")
 def test_a_run_cut_off_between_history_and_model_forgets_the_history(whole, dataset_path, tmp_path):
     run = train(dataset_path, tmp_path / "run", epochs=2)
     text = run.history_path.read_text()
@@ -220,6 +238,7 @@ def test_a_run_cut_off_between_history_and_model_forgets_the_history(whole, data
     assert_same_run(run, whole)
 
 
+@pytest.mark.usefixtures("without_pictures")
 def test_more_epochs_make_a_run_go_on(whole, dataset_path, tmp_path):
     run = train(dataset_path, tmp_path / "run", epochs=1)
     train(dataset_path, run.folder, resume=True, epochs=3)
@@ -227,8 +246,8 @@ def test_more_epochs_make_a_run_go_on(whole, dataset_path, tmp_path):
     assert_same_run(run, whole)
 
 
-def test_resuming_a_finished_run_draws_its_pictures_again(dataset_path, tmp_path):
-    run = train(dataset_path, tmp_path / "run", epochs=1)
+def test_resuming_a_finished_run_draws_its_pictures_again(whole, tmp_path):
+    run = copied(whole, tmp_path / "run")
     before = weights(run)
     (run.folder / "samples.png").unlink()
     runs.train(run.folder, resume=True, verbose=0)
@@ -360,10 +379,14 @@ def test_folder_errors(whole, dataset_path, tmp_path):
             call()
 
 
-def test_a_run_whose_data_changed(dataset_path, tmp_path):
+def test_a_run_whose_data_changed(whole, dataset_path, tmp_path):
     path = tmp_path / "mine.npz"
     path.write_bytes(dataset_path.read_bytes())
-    run = train(path, tmp_path / "run", epochs=1)
+    run = copied(whole, tmp_path / "run")
+    config = run.config()
+    config["dataset"]["source"] = str(path)
+    run._write_config(config)
+    assert len(run.data().x_train) == 100
     with np.load(path) as file:
         arrays = dict(file)
     arrays["x_train"] = 1 - arrays["x_train"]

@@ -12,8 +12,9 @@ import keras
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
+from matplotlib.transforms import Bbox
 
-from separationfactor_lab import cli, data, evaluation, studies
+from separationfactor_lab import cli, data, evaluation, figures, studies
 from separationfactor_lab.errors import LabError
 from separationfactor_lab.studies import training
 
@@ -362,8 +363,26 @@ def test_the_separation_study_draws_what_the_factor_does():
         for name in studies.SEPARATION.settings
         for seed in (0, 1)
     ]
-    figures = studies.SEPARATION.draw(studies.Results(rows, data.load("digits"), None, False))
-    assert set(figures) == {"likelihood-and-swaps", "factor"}
+    drawn = studies.SEPARATION.draw(studies.Results(rows, data.load("digits"), None, False))
+    assert set(drawn) == {"likelihood-and-swaps", "factor"}
+
+
+def test_names_of_crowded_points_do_not_overlap():
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.subplots()
+    points = {f"point {i}": (0.5 + 0.01 * (i % 4), 0.5 + 0.01 * (i // 4)) for i in range(12)}
+    axes.plot(*zip(*points.values(), strict=True), "o")
+    axes.set(xlim=(0, 1), ylim=(0, 1))
+    figures.label_points(axes, points)
+    figure.draw_without_rendering()
+    texts = [text for text in axes.texts if text.get_text()]
+    assert [text.get_text() for text in texts] == list(points)
+    boxes = [Bbox(text.get_window_extent()) for text in texts]
+    for index, box in enumerate(boxes):
+        assert not box.count_overlaps(boxes[:index])
+        assert not any(box.contains(*axes.transData.transform(point)) for point in points.values())
+        assert axes.bbox.fully_containsx(box.x0)
+        assert axes.bbox.fully_containsx(box.x1)
 
 
 def test_the_command_names_what_it_cannot_do(tmp_path):

@@ -10,9 +10,10 @@
 //
 //   build/benchmark/kernels_benchmark --paths > cc/benchmark/paths.csv
 //
-// measures the paths on a grid of shapes, in about SIX minutes. choose_path.py chooses a path from this file. A point
-// is the median of seven measurements, which the paths take in turns. The rows are normally distributed, because that
-// is what the outputs of a network are like, and about 32,768 entries, which stay in the second-level cache.
+// measures the paths on a grid of shapes, in a few minutes. choose_path.py fits the choice of path to this file. A
+// point is the best of 15 measurements, which the paths take in turns. Entries are normally distributed, because that
+// is what the outputs of a network are like. A measurement processes about 32,768 entries, which stay in the
+// second-level cache, and at least two rows.
 //
 // This program chose kSampleCost in core/cpu/stream-inl.h. To check it, change it, build, and compare the streamed
 // shapes.
@@ -221,7 +222,7 @@ void RegisterDType(const char* dtype) {
         Register("separate" + suffix, BenchmarkSeparate<T>, set, shape, distribution, 0.0);
         Register("separate_suppression" + suffix, BenchmarkSeparate<T>, set, shape, distribution, 0.25);
         for (const Path path : kPaths) {
-          if (!Handles(path, sizeof(typename T::Bits), shape.n, shape.k)) continue;
+          if (!Handles(path, T::kDType, shape.n, shape.k)) continue;
           Register(std::string("separate_by_") + NameOf(path) + suffix, BenchmarkPath<T>, path, set, shape,
                    distribution);
         }
@@ -236,74 +237,85 @@ void RegisterDType(const char* dtype) {
 
 // ---- --paths -----------------------------------------------------------------------------------------------
 
-// Short rows, few and many, and long rows. The ks are small, shares of n, and near n.
-std::vector<Shape> PathShapes() {
+// A shape, and how many rows of it are separated one group of `shape.rows` after another: the time of a path depends on
+// the row, so a few rows would tell little.
+struct PathShape {
+  Shape shape;
+  int64_t all_rows;
+};
+
+// Short rows, few and many at a time, and long rows. The ks are small, shares of n, and near n.
+std::vector<PathShape> PathShapes() {
   constexpr int64_t kEntries = 32768;
-  std::vector<Shape> grid;
-  const auto add = [&](int64_t rows, int64_t n, std::vector<int64_t> ks) {
+  std::vector<PathShape> grid;
+  const auto add = [&](int64_t rows, int64_t all_rows, int64_t n, std::vector<int64_t> ks) {
     std::sort(ks.begin(), ks.end());
     ks.erase(std::unique(ks.begin(), ks.end()), ks.end());
     for (const int64_t k : ks) {
-      if (1 <= k && k < n) grid.push_back({rows, n, k});
+      if (1 <= k && k < n) grid.push_back({{rows, n, k}, all_rows});
     }
   };
   for (const int64_t n : {4, 8, 10, 16, 24, 32, 48, 64, 96, 128, 192, 256}) {
     for (const int64_t rows : {int64_t{1}, int64_t{4}, int64_t{16}, kEntries / n}) {
-      add(rows, n, {1, 4, n / 16, n / 4, n / 2});
+      add(rows, kEntries / n / rows * rows, n, {1, 4, n / 16, n / 4, n / 2});
     }
   }
   for (const int64_t n : {512, 768, 1024, 1536, 2048, 3072, 4096, 6144, 8192, 16384, 32768, 65536, 262144, 1048576}) {
-    add(std::max<int64_t>(1, kEntries / n), n,
-        {1, 2, n / 1024, n / 512, n / 256, n / 128, n / 64, n / 16, n / 4, n / 2, n - n / 16});
+    const int64_t rows = std::max<int64_t>(n < 262144 ? 4 : 2, kEntries / n);
+    add(rows, rows, n, {1, 2, n / 1024, n / 512, n / 256, n / 128, n / 64, n / 16, n / 4, n / 2, n - n / 16});
   }
   return grid;
 }
 
-// Returns the median nanoseconds per entry of each path, or 0 if it does not handle the shape.
+// Returns the nanoseconds per entry of each path, or 0 if it does not handle the shape. The shortest time counts,
+// because interruptions only add to it.
 template <class T>
-std::vector<double> TimePaths(InstructionSet set, const Shape& shape, const Data<T>& data) {
+std::vector<double> TimePaths(InstructionSet set, const PathShape& path_shape, const Data<T>& data) {
   using Clock = std::chrono::steady_clock;
-  constexpr int kRounds = 7;
+  constexpr int kRounds = 15;
   constexpr double kRoundTime = 4e5;  // nanoseconds
+  const Shape& shape = path_shape.shape;
   const SeparateArgs args = ArgsOf(data, shape, 0);
+  const auto separate_by = KernelsOf(set, T::kDType).separate_by;
   const auto scratch = ScratchFor(args);
-  const auto nanoseconds = [&](Path path, int64_t calls) {
-    const auto begin = Clock::now();
-    for (int64_t call = 0; call < calls; ++call) SeparateBy(path, set, args, scratch.data());
-    return std::chrono::duration<double, std::nano>(Clock::now() - begin).count();
+  const ScopedFlushDenormals flush;
+  const auto nanoseconds = [&](Path path, int64_t passes) {
+    const auto start = Clock::now();
+    for (int64_t pass = 0; pass < passes; ++pass) {
+      for (int64_t row = 0; row < path_shape.all_rows; row += shape.rows) {
+        separate_by(path, args, row, row + shape.rows, scratch.data());
+      }
+    }
+    return std::chrono::duration<double, std::nano>(Clock::now() - start).count();
   };
-  std::vector<std::vector<double>> times(std::size(kPaths));
-  std::vector<int64_t> calls(std::size(kPaths));
+  std::vector<double> best(std::size(kPaths));
+  std::vector<int64_t> passes(std::size(kPaths));
   for (int round = 0; round < kRounds; ++round) {
     for (const Path path : kPaths) {
-      if (!Handles(path, sizeof(typename T::Bits), shape.n, shape.k)) continue;
-      auto& count = calls[static_cast<int>(path)];
+      if (!Handles(path, T::kDType, shape.n, shape.k)) continue;
+      const auto i = static_cast<int>(path);
       if (round == 0) {
         nanoseconds(path, 1);  // fills the caches
-        count = 1 + static_cast<int64_t>(kRoundTime / nanoseconds(path, 1));
+        passes[i] = 1 + static_cast<int64_t>(kRoundTime / nanoseconds(path, 1));
       }
-      const double entries = static_cast<double>(count * shape.rows * shape.n);
-      times[static_cast<int>(path)].push_back(nanoseconds(path, count) / entries);
+      const double time = nanoseconds(path, passes[i]) / static_cast<double>(passes[i] * path_shape.all_rows * shape.n);
+      best[i] = round == 0 ? time : std::min(best[i], time);
     }
   }
-  std::vector<double> medians;
-  for (auto& of_path : times) {
-    std::sort(of_path.begin(), of_path.end());
-    medians.push_back(of_path.empty() ? 0 : of_path[of_path.size() / 2]);
-  }
-  return medians;
+  return best;
 }
 
 template <class T>
 void PrintPaths(const char* dtype) {
-  for (const Shape& shape : PathShapes()) {
-    const Data<T> data(shape, distributions[0]);
+  for (const PathShape& path_shape : PathShapes()) {
+    const Shape& shape = path_shape.shape;
+    const Data<T> data({path_shape.all_rows, shape.n, shape.k}, distributions[0]);
     for (const InstructionSet set : SupportedInstructionSets()) {
       std::printf("%s,%s,%ld,%ld,%ld", InstructionSetName(set), dtype, shape.rows, shape.n, shape.k);
-      const std::vector<double> medians = TimePaths<T>(set, shape, data);
+      const std::vector<double> times = TimePaths<T>(set, path_shape, data);
       for (const Path path : kPaths) {
         if (path == Path::kAllOrNone) continue;
-        const double time = medians[static_cast<int>(path)];
+        const double time = times[static_cast<int>(path)];
         time > 0 ? std::printf(",%.3f", time) : std::printf(",");
       }
       std::printf("\n");

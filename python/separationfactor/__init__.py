@@ -31,13 +31,12 @@ if keras.__version__.startswith("2."):
     )
 
 from separationfactor import models, optimizers, sparse
+from separationfactor._version import __version__ as __version__
 from separationfactor.callbacks import KSchedule
 from separationfactor.implementations import build_info
 from separationfactor.layers import KSparse, SeparationFactor, SparseDecoder, SparseEncoder
 from separationfactor.ops import separate
 from separationfactor.portability import portable
-
-__version__ = "0.1.0"
 
 __all__ = [
     "KSchedule",

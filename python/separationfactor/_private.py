@@ -1,15 +1,18 @@
-"""The private TensorFlow names that the package uses, each with a fallback for when it is missing.
+"""The private names of TensorFlow, Keras and Python that the package uses, each with a public fallback.
 
-They speed up eager calls, reduce the memory that gradients need, and support vectorization. Results do not
-depend on them, except where a docstring below says so.
+TensorFlow's names speed up eager calls, reduce the memory that gradients need, and support vectorization.
+Keras' names find, reset and copy the state of layers. Results do not depend on them, except where a docstring
+below says so. No other module may use a private name of another package.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import keras
 import tensorflow as tf
 
 # The eager fast path: calls an op without its generated Python wrapper. `EagerTensor` is None without it.
@@ -21,7 +24,8 @@ try:
 
     tape_set_is_empty = pywrap_tfe.TFE_Py_TapeSetIsEmpty
     _fast_path_execute = pywrap_tfe.TFE_Py_FastPathExecute
-    _context._context  # noqa: B018, checks that the name exists: two functions below read it
+    # Checks that the names exist that two functions below read.
+    _context._context, _context.context()._thread_local_data.is_eager
     # The errors of invalid arguments: the op's own, and that of a number too large for a float.
     FAST_PATH_ERRORS: tuple[type[Exception], ...] = (_FallbackException, _NotOkStatusException, OverflowError)
 except (ImportError, AttributeError):
@@ -109,3 +113,85 @@ def in_xla_context() -> bool:
     if GraphOrParentsInXlaContext is None:
         return True
     return GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph())
+
+
+def environment(variable: str) -> tuple[Mapping[Any, Any], Any]:
+    """Returns a mapping with the environment's current state, and the key under which it holds a variable.
+
+    The mapping is the dictionary behind `os.environ`. For an unset variable, `os.environ.get` raises and
+    catches a KeyError, which takes a third of the time of a small eager call.
+    """
+    dictionary = getattr(os.environ, "_data", None)
+    if dictionary is None:
+        return os.environ, variable
+    return dictionary, os.environ.encodekey(variable)
+
+
+def inner_layers(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
+    """Returns the layers that a layer or model tracks, without their own inner layers."""
+    flatten = getattr(layer, "_flatten_layers", None)
+    if flatten is not None:
+        return flatten(include_self=False, recursive=False)
+    if isinstance(layer, keras.Model):
+        return list(layer.layers)
+    found: dict[int, keras.layers.Layer] = {}
+
+    def search(value: Any) -> None:
+        if isinstance(value, keras.layers.Layer):
+            found.setdefault(id(value), value)
+        elif isinstance(value, (list, tuple, set)):
+            for each in value:
+                search(each)
+        elif isinstance(value, dict):
+            search(list(value.values()))
+
+    search(vars(layer))
+    return list(found.values())
+
+
+def all_layers(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
+    """Returns a layer or model and the layers inside it, at any depth, each once."""
+    found = {id(layer): layer}
+
+    def search(outer: keras.layers.Layer) -> None:
+        for inner in inner_layers(outer):
+            if id(inner) not in found:
+                found[id(inner)] = inner
+                search(inner)
+
+    search(layer)
+    return list(found.values())
+
+
+def clear_losses(layer: keras.layers.Layer) -> list[Any]:
+    """Removes the losses that a layer's earlier calls added. Returns those that remain in `layer.losses`.
+
+    If Keras cannot remove them, they keep their memory.
+    """
+    clear = getattr(layer, "_clear_losses", None)
+    if clear is None:
+        return list(layer.losses)
+    clear()
+    return []
+
+
+def output_shape(layer: keras.layers.Lambda) -> Any:
+    """Returns the argument `output_shape` of a Lambda layer, or a function that computes the same shape."""
+    return getattr(layer, "_output_shape", layer.compute_output_shape)
+
+
+def copy_call_state(source: keras.layers.Layer, target: keras.layers.Layer) -> None:
+    """Copies the build shapes of a layer, and whether it has been called.
+
+    Keras exports only models whose build shapes it knows. For ONNX, a model must also have been called. If
+    Keras stores them otherwise, some copies must be called once before they are exported.
+    """
+    for name in ("_build_shapes_dict", "_called"):
+        value = getattr(source, name, None)
+        if value is not None:
+            setattr(target, name, value)
+
+
+def is_bookkeeping(attribute: str) -> bool:
+    """Returns whether TensorFlow added an attribute to a layer, to track what the layer holds."""
+    return attribute.startswith("_self_")

@@ -2,7 +2,7 @@
 
 import keras
 
-from separationfactor import arguments
+from separationfactor import _private, arguments
 from separationfactor.layers import KSparse
 
 
@@ -55,7 +55,7 @@ class KSchedule(keras.callbacks.Callback):
         return self.start + round((self.end - self.start) * done / self.epochs)
 
     def on_train_begin(self, logs=None):
-        candidates = [layer for layer in self.model._flatten_layers() if isinstance(layer, KSparse)]
+        candidates = [layer for layer in _private.all_layers(self.model) if isinstance(layer, KSparse)]
         found = [
             layer
             for layer in candidates

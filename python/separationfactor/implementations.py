@@ -10,6 +10,7 @@ from typing import Any
 import tensorflow as tf
 
 from separationfactor import _private, library
+from separationfactor._version import __version__
 
 IMPLEMENTATIONS = ("auto", "native", "tf")
 _ENVIRONMENT_VARIABLE = "SEPARATIONFACTOR_IMPLEMENTATION"
@@ -57,10 +58,7 @@ def resolve(implementation: str) -> str:
     return "tf"
 
 
-# The dictionary behind `os.environ`. For an unset variable, `os.environ.get` raises and catches a KeyError,
-# which takes a third of the time of a small eager call.
-_environment: dict[Any, Any] = os.environ._data  # type: ignore[attr-defined]
-_KEY = os.environ.encodekey(_ENVIRONMENT_VARIABLE)
+_environment, _KEY = _private.environment(_ENVIRONMENT_VARIABLE)
 
 
 def runs_eagerly(implementation: str) -> bool:
@@ -94,8 +92,6 @@ def build_info() -> dict[str, Any]:
         - `xla`: Whether XLA can compile the op. If not, `why_not_xla` gives the reason, and functions with
           `jit_compile=True` use plain TensorFlow ops.
     """
-    from separationfactor import __version__
-
     build = library.build()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import json
 from pathlib import Path
 from typing import Any
@@ -18,12 +19,17 @@ def _minor(version: str) -> str:
     return ".".join(version.split(".")[:2])
 
 
-def build() -> dict[str, Any]:
-    """Returns the facts that the build recorded. Empty if there is no compiled code."""
+@functools.cache
+def _read_build(folder: Path) -> dict[str, Any]:
     try:
-        return json.loads((_FOLDER / "_build.json").read_text())
+        return json.loads((folder / "_build.json").read_text())
     except FileNotFoundError:
         return {}
+
+
+def build() -> dict[str, Any]:
+    """Returns the facts that the build recorded. Empty if there is no compiled code."""
+    return _read_build(_FOLDER)
 
 
 def _reinstall() -> str:

@@ -115,8 +115,8 @@ class SparseAdam(keras.optimizers.Adam):
             if not self.built:
                 # Before the dependencies below: TensorFlow moves the making of variables out of the function.
                 self.build(trainable_variables)
-        # A kernel that is still being read while it is updated would be copied first: the gradient of the
-        # code reads the decoder's.
+        # A kernel that is still being read while it is updated would be copied first. The decoder's kernel is
+        # read for the gradient of the code.
         with tf.control_dependencies(_dependencies(grads)):
             if self.loss_scale_factor is not None:
                 grads = [_Divisible.of(each) for each in grads]
@@ -310,7 +310,7 @@ def _decay_and_add(moment, gradient, rate):
 
 
 def _dependencies(gradients):
-    """Returns what gradients are computed from in a graph, but not the rows that the optimizer computes."""
+    """Returns what gradients are computed from in a graph, without the rows that the optimizer computes."""
     if tf.executing_eagerly():
         return []
     tensors = [each for each in tf.nest.flatten(gradients, expand_composites=True) if each is not None]

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import tempfile
 import warnings
 
 import keras
 
+from separationfactor import _private
 from separationfactor.layers import SelectingLayer
 from separationfactor.ops import Separate
 from separationfactor.sparse_layers import SparseLayer
@@ -49,7 +51,7 @@ def portable(model: keras.Model) -> keras.Model:
         raise ValueError(
             f"Argument `model` must be a Keras model. Received: model={model} (of type {type(model)})"
         )
-    layers = model._flatten_layers()
+    layers = _private.all_layers(model)
     classes = {type(layer) for layer in layers if not type(layer).__module__.startswith("keras.")}
     with keras.saving.custom_object_scope({each.__name__: each for each in classes}):
         try:
@@ -62,7 +64,7 @@ def portable(model: keras.Model) -> keras.Model:
                 f"'{model.name}' cannot be rebuilt: {error}\nIf a subclassed model has a `get_config()`, it "
                 "must return the constructor's arguments. The model's `build()` must create its weights."
             ) from error
-        for layer in copy._flatten_layers():
+        for layer in _private.all_layers(copy):
             if isinstance(layer, (SelectingLayer, SparseLayer)):
                 layer.use("tf")
             for operation in layer.operations if _is_functional(layer) else ():
@@ -94,9 +96,8 @@ def _clone(layer, clones):
         elif isinstance(layer, keras.layers.Lambda):
             # Its configuration holds bytecode, which cannot resolve the names that the function uses.
             config = keras.layers.Layer.get_config(layer)
-            clone = keras.layers.Lambda(
-                layer.function, layer._output_shape, layer.mask, layer.arguments, **config
-            )
+            output_shape = _private.output_shape(layer)
+            clone = keras.layers.Lambda(layer.function, output_shape, layer.mask, layer.arguments, **config)
         else:
             try:
                 config = layer.get_config()
@@ -133,14 +134,21 @@ def _clone_by_attributes(layer, clones):
     base.__init__(clone, name=layer.name, dtype=layer.dtype_policy)
     for name, value in vars(layer).items():
         # The clone already has the attributes that Keras and TensorFlow add to every object.
-        if name not in vars(plain) and name != "history" and not name.startswith("_self_"):
+        if name not in vars(plain) and name != "history" and not _private.is_bookkeeping(name):
             setattr(clone, name, clone_value(value))
     clone.built = layer.built
     return clone
 
 
+@functools.cache
+def _functional_class():
+    """Returns the class that `keras.Model(inputs, outputs)` makes, which Keras does not export."""
+    inputs = keras.Input((1,), name="input")
+    return type(keras.Model(inputs, inputs, name="model"))
+
+
 def _is_functional(layer):
-    return isinstance(layer, keras.Model) and hasattr(layer, "_run_through_graph")
+    return isinstance(layer, _functional_class())
 
 
 def _copy_state(source, target, done):
@@ -152,8 +160,7 @@ def _copy_state(source, target, done):
         target.build_from_config(source.get_build_config())
         target.built = True
     target.trainable = source.trainable
-    # Keras exports only models whose build shapes it knows. For ONNX, the model must also have been called.
-    target._build_shapes_dict, target._called = source._build_shapes_dict, source._called
+    _private.copy_call_state(source, target)
     state = {}
     source.save_own_variables(state)
     target.load_own_variables(state)
@@ -161,7 +168,7 @@ def _copy_state(source, target, done):
         with tempfile.TemporaryDirectory() as folder:
             source.save_assets(folder)
             target.load_assets(folder)
-    inner = [layer._flatten_layers(include_self=False, recursive=False) for layer in (source, target)]
+    inner = [_private.inner_layers(layer) for layer in (source, target)]
     if [type(layer) for layer in inner[0]] != [type(layer) for layer in inner[1]]:
         raise ValueError(
             f"The copy of '{source.name}' was made with the layers {[layer.name for layer in inner[1]]} "

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.transforms import Bbox
 
 from separationfactor.models import ConditionalVAE
 
@@ -17,6 +19,10 @@ _CURVES = (
     ("classifier accuracy", ["classifier_accuracy"]),
 )
 CURVES = tuple(f"{part}{name}" for _, names in _CURVES for name in names for part in ("", "val_"))
+
+
+# The directions in which `label_points` looks for a place.
+_DIRECTIONS = ((1, 0.7), (-1, 0.7), (1, -0.7), (-1, -0.7), (0, 1), (0, -1))
 
 
 def _grid(
@@ -52,6 +58,49 @@ def show_rows(axes: Axes, images: np.ndarray, rows: Sequence[str], title: str) -
     axes.set_yticks(np.arange(n_rows) * height + height / 2, rows, fontsize=8)
     axes.set_xticks([])
     axes.set_title(title, fontsize=10)
+
+
+def label_points(axes: Axes, points: Mapping[str, tuple[float, float]], *, fontsize: float = 6) -> None:
+    """Writes a name beside each point, where it overlaps no other name and no point.
+
+    Call it last: it needs the final limits of the axes. A thin line leads from a point to a distant name.
+
+    Args:
+        axes: The axes, with the points drawn.
+        points: The points by name, in the axes' data coordinates.
+        fontsize: The names' size.
+    """
+    figure = axes.figure
+    figure.draw_without_rendering()  # Places the axes.
+    scale = figure.dpi / 72
+    places = {name: axes.transData.transform(point) for name, point in points.items()}
+    names = []
+    for name, place in places.items():
+        # Closer to its own point than to the others.
+        around = {other: scale * (4 if other == name else 9) for other in points}
+        taken = names + [Bbox.from_extents(*(places[n] - r), *(places[n] + r)) for n, r in around.items()]
+        text = axes.annotate(name, points[name], (0, 0), textcoords="offset points", fontsize=fontsize)
+        text.set_in_layout(False)
+        size = text.get_window_extent().size * (1.05, 1)  # A saved figure's text may be wider.
+        # The nearest free place, to the right or the left first.
+        for distance, direction in itertools.product(range(5, 80, 2), _DIRECTIONS):
+            offset = distance * np.array(direction)
+            low = place + offset * scale - size * (1 - np.sign(direction)) / 2
+            box = Bbox.from_extents(*low, *(low + size))
+            inside = axes.bbox.contains(*box.min) and axes.bbox.contains(*box.max)
+            if inside and not box.count_overlaps(taken):
+                break
+        names.append(box)
+        text.set(
+            position=offset,
+            horizontalalignment={1: "left", 0: "center", -1: "right"}[np.sign(direction[0])],
+            verticalalignment="bottom" if direction[1] > 0 else "top",
+        )
+        if distance > 9:
+            line = {"arrowstyle": "-", "lw": 0.4, "color": "gray", "shrinkA": 0, "shrinkB": 0}
+            axes.annotate(
+                "", points[name], offset, textcoords="offset points", arrowprops=line
+            ).set_in_layout(False)
 
 
 def training_curves(history: Mapping[str, Sequence[float]]) -> Figure:

@@ -273,7 +273,7 @@ void TestEveryPath(const char* dtype) {
                               n, 1 + static_cast<int64_t>(rng() % n)}) {
         if (k > n) continue;
         for (const Path path : kPaths) {
-          if (!Handles(path, sizeof(typename T::Bits), n, k)) continue;
+          if (!Handles(path, T::kDType, n, k)) continue;
           CheckRows<T>(std::string(dtype) + " " + distribution.name + " by " + NameOf(path), x, rows, n, k, score,
                        {1.5, rng() % 2 ? -0.25 : 0.0}, orders, 1, path, rng);
         }

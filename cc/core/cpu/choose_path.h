@@ -6,23 +6,27 @@
 #include <cstdint>
 
 #include "core/cpu/path.h"
+#include "core/separate.h"
 
 namespace separationfactor {
 namespace {
 
-// The limits of one instruction set and size of an element.
+// The limits of one instruction set and dtype.
 struct PathLimits {
-  // Rows are processed in lanes if they have up to `most` entries, and up to `per_row` times the number of
-  // rows: a batch with one row takes as long as a full batch. The limits depend on how lanes find the cut.
-  struct Lanes {
-    int64_t most, per_row;
-  } lanes_greatest, lanes_sorted, lanes_bisected;
-  // Rows are streamed if they have at least `least` entries, and `per_k` for each selected one.
+  // Rows of up to this length are processed in lanes, if there are at least 1, 4 or 16 of them: a batch with
+  // one row takes as long as a full batch. The limits depend on how lanes find the cut.
+  int64_t lanes_greatest[3], lanes_sorted[3], lanes_bisected[3];
+  // Rows with this many entries together are processed in registers instead.
+  int64_t registers;
+  // The greatest entry is searched for in rows of up to this length. Longer rows are streamed.
+  int64_t greatest;
+  // Rows of n entries are streamed if n * n >= square_per_k * k, and if n >= per_k * k. For rows that would
+  // otherwise be sampled, not bisected, the second limit is per_k_sampled.
   struct Stream {
-    int64_t least, per_k;
+    int64_t square_per_k, per_k, per_k_sampled;
   } stream;
-  // Rows are sampled if they have at least `least` entries, and `per_k` for each selected one or for each of
-  // the others. Rows of `always` entries are sampled for every k.
+  // Rows are sampled if n >= least, and if n >= per_k * k or n >= per_k * (n - k). Rows of n >= always are
+  // sampled for every k.
   struct Sample {
     int64_t least, per_k, always;
   } sample;
@@ -30,34 +34,40 @@ struct PathLimits {
 
 constexpr int64_t kNever = INT32_MAX;
 
-// By bytes of a vector (16: the baseline, 32: AVX2, 64: AVX-512), and by bytes of an element (2, 4, 8).
-constexpr PathLimits kPathLimits[3][3] = {
-    {{{32, 64}, {256, 128}, {256, 128}, {2048, 256}, {4096, 2, 4096}},
-     {{32, 64}, {256, 128}, {256, 128}, {2048, 256}, {4096, 2, 4096}},
-     {{32, 64}, {256, 256}, {256, 256}, {2048, 256}, {4096, 2, 4096}}},
-    {{{32, 64}, {256, 64}, {256, 64}, {2048, 256}, {4096, 2, 4096}},
-     {{32, 64}, {256, 64}, {256, 64}, {2048, 256}, {4096, 2, 4096}},
-     {{32, 64}, {256, 128}, {256, 128}, {2048, 256}, {4096, 2, 4096}}},
-    {{{32, 64}, {256, 32}, {256, 32}, {2048, 256}, {4096, 2, 4096}},
-     {{32, 64}, {256, 32}, {256, 32}, {2048, 256}, {4096, 2, 4096}},
-     {{32, 64}, {256, 64}, {256, 64}, {2048, 256}, {4096, 2, 4096}}},
+// By bytes of a vector (16: the baseline, 32: AVX2, 64: AVX-512), and by DType.
+constexpr PathLimits kPathLimits[3][4] = {
+    {{{0, 32, 32}, {10, 96, 128}, {0, 128, 96}, 48, 32768, {16384, 8, 8}, {3072, 4, kNever}},
+     {{0, 16, 16}, {0, 64, 64}, {0, 0, 0}, 1, 65536, {2048, 8, 8}, {32768, 4, kNever}},
+     {{0, 16, 16}, {10, 96, 96}, {0, 96, 96}, 1, 65536, {32768, 8, 8}, {512, 32, kNever}},
+     {{0, 4, 4}, {10, 64, 64}, {0, 256, 96}, 1, 262144, {2048, 8, 8}, {512, 32, kNever}}},
+    {{{0, 16, 32}, {10, 64, 256}, {0, 48, 256}, 48, kNever, {32768, 8, 24}, {3072, 8, 4096}},
+     {{0, 32, 32}, {10, 128, 128}, {0, 64, 64}, 24, 2048, {16384, 8, 24}, {512, 32, 6144}},
+     {{0, 10, 32}, {24, 128, 256}, {0, 0, 256}, 1, 65536, {2048, 24, 24}, {512, 32, 16384}},
+     {{0, 24, 32}, {24, 128, 256}, {0, 48, 192}, 1, 65536, {2048, 24, 24}, {512, 32, 16384}}},
+    {{{0, 0, 48}, {8, 64, 256}, {0, 0, 256}, 96, kNever, {1048576, 8, 192}, {3072, 8, 4096}},
+     {{0, 0, 24}, {8, 96, 256}, {0, 48, 128}, 48, kNever, {2048, 24, 24}, {3072, 4, 4096}},
+     {{0, 16, 32}, {10, 64, 256}, {0, 0, 256}, 1, kNever, {262144, 24, 24}, {4096, 32, 262144}},
+     {{0, 16, 32}, {10, 64, 256}, {0, 0, 256}, 1, kNever, {262144, 24, 24}, {4096, 32, 32768}}},
 };
 
 // Returns the path for rows of a shape.
-constexpr Path ChoosePath(int vector_bytes, int element_bytes, int64_t rows, int64_t n, int64_t k) {
+constexpr Path ChoosePath(int vector_bytes, DType dtype, int64_t rows, int64_t n, int64_t k) {
   if (k == 0 || k == n) return Path::kAllOrNone;
-  const PathLimits& limits = kPathLimits[vector_bytes / 32][element_bytes / 4];
-  const PathLimits::Lanes& lanes =
+  const PathLimits& limits = kPathLimits[vector_bytes / 32][static_cast<int>(dtype)];
+  const int64_t* const most =
       k == 1 ? limits.lanes_greatest : (IsSortedInLanes(n, k) ? limits.lanes_sorted : limits.lanes_bisected);
-  if (n <= lanes.most && n <= lanes.per_row * rows) {
-    return Handles(Path::kRowsInRegisters, element_bytes, n, k) ? Path::kRowsInRegisters : Path::kRowsInLanes;
+  if (n <= most[(rows >= 4) + (rows >= 16)]) {
+    const bool fits_registers = Handles(Path::kRowsInRegisters, dtype, n, k);
+    return fits_registers && rows * n >= limits.registers ? Path::kRowsInRegisters : Path::kRowsInLanes;
   }
-  if (k == 1) return Path::kGreatest;
-  if (n >= limits.stream.least && n >= limits.stream.per_k * k) return Path::kStream;
+  if (k == 1) return n <= limits.greatest ? Path::kGreatest : Path::kStream;
   const int64_t fewer = k < n - k ? k : n - k;
-  if (n >= limits.sample.least && n >= limits.sample.per_k * fewer) return Path::kSample;
-  if (n >= limits.sample.always) return Path::kSample;
-  return Path::kBisection;
+  const PathLimits::Sample& sample = limits.sample;
+  const bool is_sampled = n >= sample.always || (n >= sample.least && n >= sample.per_k * fewer);
+  const int64_t per_k = is_sampled ? limits.stream.per_k_sampled : limits.stream.per_k;
+  const bool is_handled = Handles(Path::kStream, dtype, n, k);
+  if (is_handled && n * n >= limits.stream.square_per_k * k && n >= per_k * k) return Path::kStream;
+  return is_sampled ? Path::kSample : Path::kBisection;
 }
 
 }  // namespace

@@ -101,7 +101,7 @@ void SeparateBy(Path path, const SeparateArgs& args, int64_t begin, int64_t end,
 
 template <class T>
 void Separate(const SeparateArgs& args, int64_t begin, int64_t end, void* scratch) {
-  const Path path = ChoosePath(kVectorBytes, sizeof(typename T::Bits), end - begin, args.n, args.k);
+  const Path path = ChoosePath(kVectorBytes, T::kDType, end - begin, args.n, args.k);
   SeparateBy<T>(path, args, begin, end, scratch);
 }
 

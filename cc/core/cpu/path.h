@@ -7,6 +7,8 @@
 
 #include <cstdint>
 
+#include "core/separate.h"
+
 namespace separationfactor {
 
 enum class Path {
@@ -61,13 +63,13 @@ constexpr bool IsSortedInLanes(int64_t n, int64_t k) {
 }
 
 // Whether a path handles rows of n entries.
-constexpr bool Handles(Path path, int element_bytes, int64_t n, int64_t k) {
+constexpr bool Handles(Path path, DType dtype, int64_t n, int64_t k) {
   if (k == 0 || k == n) return path == Path::kAllOrNone;
   switch (path) {
     case Path::kAllOrNone:
       return false;
     case Path::kRowsInRegisters:
-      return element_bytes > 2 && kLeastInRegisters <= n && n <= kMostInRegisters;
+      return (dtype == DType::kFloat32 || dtype == DType::kFloat64) && kLeastInRegisters <= n && n <= kMostInRegisters;
     case Path::kRowsInLanes:
       return n <= kMostInLanes;
     case Path::kGreatest:

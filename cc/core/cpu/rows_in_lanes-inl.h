@@ -27,12 +27,12 @@ template <int kBytes>
 struct CountLanes;
 template <>
 struct CountLanes<4> {
-  typedef int32_t Counts __attribute__((vector_size(kVectorBytes)));
+  typedef int32_t Int32s __attribute__((vector_size(kVectorBytes)));
   typedef float Floats __attribute__((vector_size(kVectorBytes)));
 };
 template <>
 struct CountLanes<8> {
-  typedef int32_t Counts __attribute__((vector_size(kVectorBytes / 2)));
+  typedef int32_t Int32s __attribute__((vector_size(kVectorBytes / 2)));
   typedef float Floats __attribute__((vector_size(kVectorBytes / 2)));
 };
 
@@ -91,7 +91,7 @@ class RowsInLanes : private RowBatch<T, kScore> {
   using typename C::Wide;
   static constexpr int kElement = Columns::kElement, kPart = Columns::kPart;
   using Numbers = typename L::Numbers;
-  using Counts = typename CountLanes<sizeof(Integer)>::Counts;
+  using Int32s = typename CountLanes<sizeof(Integer)>::Int32s;
   using Floats = typename CountLanes<sizeof(Integer)>::Floats;
   static constexpr bool kIsHalf = sizeof(Bits) == 2;
   // Columns after the last one, because whole groups are sorted.
@@ -364,26 +364,55 @@ class RowsInLanes : private RowBatch<T, kScore> {
     return {cuts, Quotas(columns, n, k, threshold) & is_tie};
   }
 
-  static Floats RoughLog2s(Floats x) {
-    const Counts bits = (Counts)x - 0x3F800000;
-    return __builtin_convertvector(bits, Floats) * 0x1p-23f;
-  }
-  static Floats LogOddsOf(Counts counts, float n) {
-    const Floats count = __builtin_convertvector(counts, Floats);
-    return RoughLog2s(count + 0.5f) - RoughLog2s(n - count + 0.5f);
-  }
-  static Counts CountsOf(IntVec counts) {
-    if constexpr (sizeof(Integer) == 4) return counts;
-    return __builtin_convertvector(counts, Counts);
-  }
-  static Vec VecOf(Floats floats) {
-    if constexpr (sizeof(Integer) == 4) return floats;
-    return __builtin_convertvector(floats, Vec);
-  }
+  // The scores of a batch as order keys, for Bisect. Order keys rank NaN too.
+  struct ScoresInLanes {
+    using Keys = IntVec;
+    using Counts = IntVec;
+    using Odds = Floats;
+    using Flags = Int32s;
 
-  // Finds the cuts by bisection, as SelectByBisection does for one row. Order keys rank NaN too.
+    static IntVec CountOf(int64_t count) { return Wide::SetInteger(static_cast<Integer>(count)); }
+    static bool IsAny(IntVec flags) { return Any(flags); }
+    static Int32s FlagsOf(IntVec flags) { return Narrow(flags); }
+    static Floats OddsOf(IntVec counts, float size) {
+      const Floats count = __builtin_convertvector(Narrow(counts), Floats);
+      return RoughLog2s(count + 0.5f) - RoughLog2s(size - count + 0.5f);
+    }
+    static Vec NumberOfOdds(Floats odds) {
+      if constexpr (sizeof(Integer) == 4) return odds;
+      return __builtin_convertvector(odds, Vec);
+    }
+    static Vec NumberOf(IntVec key) { return RowsInLanes::NumberOf(key); }
+    static IntVec KeyOf(Vec number) { return KeyOfNumber(number); }
+    static IntVec Next(IntVec key) { return Wide::AddWrapped(key, Wide::SetInteger(1)); }
+
+    IntVec CountAbove(IntVec key) const { return CountAtLeast(columns, n, Next(key)); }
+    void MoveToScores(IntVec is_open, IntVec& low, IntVec& high) const {
+      IntVec new_low = high, new_high = low;
+      for (int j = 0; j < n; ++j) {
+        const IntVec key = columns[j];
+        new_low = ((key >= low) & (key < new_low)) ? key : new_low;
+        new_high = ((key <= high) & (key > new_high)) ? key : new_high;
+      }
+      low = is_open ? new_low : low;
+      high = is_open ? new_high : high;
+    }
+
+    static Int32s Narrow(IntVec integers) {
+      if constexpr (sizeof(Integer) == 4) return integers;
+      return __builtin_convertvector(integers, Int32s);
+    }
+    static Floats RoughLog2s(Floats x) {
+      const Int32s bits = (Int32s)x - 0x3F800000;
+      return __builtin_convertvector(bits, Floats) * 0x1p-23f;
+    }
+
+    const IntVec* columns;
+    int n;
+  };
+
+  // Finds the cuts by bisection.
   static Cuts CutByBisection(const IntVec* columns, int n, int k) {
-    const IntVec one = Wide::SetInteger(1), wanted = Wide::SetInteger(static_cast<Integer>(k));
     IntVec lows[2] = {columns[0], columns[n - 1]}, highs[2] = {columns[0], columns[n - 1]};
     for (int j = 0; j + 2 <= n; j += 2) {
       for (int i = 0; i < 2; ++i) {
@@ -392,49 +421,10 @@ class RowsInLanes : private RowBatch<T, kScore> {
         highs[i] = key > highs[i] ? key : highs[i];
       }
     }
-    IntVec low = lows[0] < lows[1] ? lows[0] : lows[1], high = highs[0] > highs[1] ? highs[0] : highs[1];
-    IntVec above_high{};
-    const auto size = static_cast<float>(n);
-    const float odds = LogOdds(static_cast<float>(k), size);
-    Floats low_odds = Floats{} + (LogOdds(size, size) - odds), high_odds = Floats{} + (LogOdds(0, size) - odds);
-    Counts was_low{}, was_high{};
-    for (int step = 0;; ++step) {
-      const IntVec is_open = low < high;
-      if (!Any(is_open)) break;
-      if (step % (kInterpolatedPivots + 1) == kInterpolatedPivots) {
-        IntVec new_low = high, new_high = low;
-        for (int j = 0; j < n; ++j) {
-          const IntVec key = columns[j];
-          new_low = ((key >= low) & (key < new_low)) ? key : new_low;
-          new_high = ((key <= high) & (key > new_high)) ? key : new_high;
-        }
-        low = is_open ? new_low : low;
-        high = is_open ? new_high : high;
-        continue;
-      }
-      IntVec pivot = (low & high) + ((low ^ high) >> 1);
-      if (step < kInterpolatedPivots) {
-        const Vec low_number = NumberOf(low), high_number = NumberOf(high);
-        const Vec fraction = VecOf(high_odds / (high_odds - low_odds));
-        const Vec guess = high_number - (high_number - low_number) * fraction;
-        const IntVec is_inside = (guess >= low_number) & (guess < high_number);
-        const IntVec guess_key = KeyOfNumber(guess);
-        pivot = (is_inside & (guess_key < high) & (guess_key >= low)) ? guess_key : pivot;
-      }
-      const IntVec above = CountAtLeast(columns, n, Wide::AddWrapped(pivot, one));
-      const IntVec is_found = is_open & (above == wanted);
-      const IntVec goes_up = is_open & (above > wanted), goes_down = is_open & (above < wanted);
-      const Counts up = CountsOf(goes_up), down = CountsOf(goes_down);
-      const Floats pivot_odds = LogOddsOf(CountsOf(above), size) - odds;
-      high_odds = down ? pivot_odds : ((up & was_low) ? high_odds * 0.5f : high_odds);
-      low_odds = up ? pivot_odds : ((down & was_high) ? low_odds * 0.5f : low_odds);
-      low = goes_up ? Wide::AddWrapped(pivot, one) : (is_found ? pivot : low);
-      high = (goes_down | is_found) ? pivot : high;
-      above_high = (goes_down | is_found) ? above : above_high;
-      was_low = up;
-      was_high = down;
-    }
-    return {high, wanted - above_high};
+    Interval<ScoresInLanes> interval{lows[0] < lows[1] ? lows[0] : lows[1], highs[0] > highs[1] ? highs[0] : highs[1],
+                                     IntVec{}};
+    Bisect(ScoresInLanes{columns, n}, n, k, interval);
+    return {interval.high, ScoresInLanes::CountOf(k) - interval.above_high};
   }
 };
 

@@ -49,7 +49,7 @@ class SplitRow {
       Write(k_ == 0 ? Cut<Lane>{Lane{}, 0, true} : Cut<Lane>{kLowest<Lane>, n_});
       return;
     }
-    const Path path = ChoosePath(kVectorBytes, sizeof(Bits), 1, n_, k_);
+    const Path path = ChoosePath(kVectorBytes, T::kDType, 1, n_, k_);
     if ((path == Path::kStream || path == Path::kGreatest) && (Stream(false) || Stream(true))) return;
     Write(Select());
   }

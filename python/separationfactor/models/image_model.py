@@ -6,7 +6,7 @@ import warnings
 import keras
 import tensorflow as tf
 
-from separationfactor import arguments
+from separationfactor import _private, arguments
 from separationfactor.distribution import place_in_batch
 
 
@@ -42,11 +42,13 @@ class ImageModel(keras.Model):
         return images
 
     def _terms_and_penalties(self, data, training):
-        self._clear_losses()  # Of the last step. Keras clears them only if the model itself is called.
+        # Keras clears the losses of the last step only if the model itself is called.
+        earlier = {id(penalty): penalty for penalty in _private.clear_losses(self)}
         terms = self._terms(data, training)
         # Added to each example's loss, so that each replica has the weight of its share of the global batch.
         for penalty in self.losses:
-            terms["loss"] += tf.cast(tf.reduce_sum(penalty), terms["loss"].dtype)
+            if id(penalty) not in earlier:
+                terms["loss"] += tf.cast(tf.reduce_sum(penalty), terms["loss"].dtype)
         return terms
 
     def _track(self, terms):

@@ -23,7 +23,7 @@ import tensorflow as tf
 from separationfactor import implementations, library
 from separationfactor.models import ConditionalVAE
 from separationfactor_lab.benchmark.cases import Case, data, expected
-from separationfactor_lab.benchmark.rivals import OURS, PLAIN, TENSORFLOW_MODES, rivals
+from separationfactor_lab.benchmark.rivals import OURS, OURS_TF, TENSORFLOW_MODES, rivals
 from separationfactor_lab.startup import load
 
 BURST_SECONDS = 0.01
@@ -195,12 +195,12 @@ def measure_case(
             try:
                 result = function()
             except (tf.errors.InvalidArgumentError, tf.errors.NotFoundError, tf.errors.UnimplementedError):
-                if device == "cpu" or name in (OURS, PLAIN):
+                if device == "cpu" or name in (OURS, OURS_TF):
                     raise
                 continue
             exact[name, mode] = None if rival.is_floor else is_exact(result, right)
             del result
-            if name in (OURS, PLAIN) and not exact[name, mode]:
+            if name in (OURS, OURS_TF) and not exact[name, mode]:
                 raise AssertionError(f"{name} ({mode}) is wrong at {case}")
             functions[name, mode] = function
             peaks[name, mode] = memory.get((phase, name, mode))

@@ -8,7 +8,7 @@ import tensorflow as tf
 from matplotlib.figure import Figure
 from rich.table import Table
 
-from separationfactor_lab.benchmark.rivals import COPY, FLOOR, KERNEL, OURS, PLAIN
+from separationfactor_lab.benchmark.rivals import COPY, FLOOR, KERNEL, OURS, OURS_TF
 
 # The compared groups: the rivals of each, and the modes that are considered (`None`: all). Forward passes are
 # compared as eager calls, because a call of a tf.function takes about a hundred microseconds whatever it
@@ -16,7 +16,7 @@ from separationfactor_lab.benchmark.rivals import COPY, FLOOR, KERNEL, OURS, PLA
 _GROUPS = {
     FLOOR: ([FLOOR], {"forward": ["eager"], "gradient": ["function"]}),
     OURS: ([OURS], {"forward": ["eager"], "gradient": ["function"]}),
-    PLAIN: ([PLAIN], None),
+    OURS_TF: ([OURS_TF], None),
     "TensorFlow": (["top_k + threshold", "top_k + scatter", "max + threshold", "argmax + one_hot"], None),
     "NumPy": (["partition"], None),
     "PyTorch": (["topk + scatter"], None),

@@ -41,7 +41,7 @@ class Rival:
     wait: Callable[[Any], None] = lambda result: None
 
 
-OURS, PLAIN, FLOOR = "this op", "this op in tf", "relu"
+OURS, OURS_TF, FLOOR = "this op", "this op in tf", "relu"
 KERNEL, COPY = "kernel", "copy"
 
 
@@ -125,7 +125,7 @@ def _tensorflow_rivals(case: Case, x: np.ndarray, d_y: np.ndarray, device: str) 
         for mode in modes if implementations.supports_jit("native") else modes[:2]:
             yield rival(OURS, masked("native"), mode)
     for mode in modes:
-        yield rival(PLAIN, masked("tf"), mode)
+        yield rival(OURS_TF, masked("tf"), mode)
     for name, formula in _compositions(case).items():
         for mode in modes:
             yield rival(name, formula, mode)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -213,8 +213,8 @@ def _likelihood_and_swaps(results: Results) -> Figure:
     names = results.settings()
     obedient = [name for name in names if results.mean(name, "swap_accuracy") >= _OBEDIENT]
     panels = figure.subplots(1, 2)
-    _draw_settings(panels[0], results, names, set(names) - set(obedient), "left")
-    _draw_settings(panels[1], results, obedient, set(obedient), "right")
+    _draw_settings(panels[0], results, names)
+    _draw_settings(panels[1], results, obedient)
     panels[0].legend(fontsize=7)
     # The settings without `stop_gradient` reach several times the others' ELBO.
     panels[0].set_yscale("log")
@@ -226,19 +226,24 @@ def _likelihood_and_swaps(results: Results) -> Figure:
     if obedient:
         panels[1].set_xlim(_OBEDIENT - 0.005, 1)
     figure.suptitle("Settings below and to the right of the dashed lines meet both goals", fontsize=11)
+    figures.label_points(panels[0], _places(results, [name for name in names if name not in obedient]))
+    figures.label_points(panels[1], _places(results, obedient))
     return figure
 
 
-def _draw_settings(
-    axes: Axes, results: Results, names: Sequence[str], labeled: Container[str], alignment: str
-) -> None:
+def _places(results: Results, names: Sequence[str]) -> dict[str, tuple[float, float]]:
+    """Returns the swap accuracy and the negative ELBO of each setting where both are finite."""
+    places = {
+        name: (results.mean(name, "swap_accuracy"), results.mean(name, "negative_elbo")) for name in names
+    }
+    return {name: place for name, place in places.items() if all(map(math.isfinite, place))}
+
+
+def _draw_settings(axes: Axes, results: Results, names: Sequence[str]) -> None:
     markers = dict(zip(_FAMILIES, "os^DPXv*", strict=True))
     seen = set()
-    for name in names:
+    for name, place in _places(results, names).items():
         family = re.split("[-=]", name)[0]
-        place = results.mean(name, "swap_accuracy"), results.mean(name, "negative_elbo")
-        if not all(map(math.isfinite, place)):
-            continue
         axes.errorbar(
             *place,
             results.deviation(name, "negative_elbo"),
@@ -249,9 +254,6 @@ def _draw_settings(
             capsize=2,
         )
         seen.add(family)
-        if name in labeled:
-            shift = (4 if alignment == "left" else -4, 4)
-            axes.annotate(name, place, shift, textcoords="offset points", fontsize=6, ha=alignment)
     for rival, style in _RIVALS.items():
         if rival in results.settings():
             axes.axhline(
