@@ -171,6 +171,25 @@ def test_layers_schedules_and_copies(monkeypatch, names):
     assert used == ["tf", "tf"]
 
 
+ADAM = ["_get_variable_index", "_momentums", "_velocities", "_velocity_hats"]
+
+
+@missing(ADAM)
+@pytest.mark.parametrize("amsgrad", [False, True])
+def test_sparse_adam_finds_its_moments(monkeypatch, names, amsgrad):
+    def trained(optimizer):
+        keras.utils.set_random_seed(0)
+        model = keras.Sequential([keras.Input((6,)), keras.layers.Dense(3), keras.layers.Dense(2)])
+        model.compile(optimizer, "mse")
+        model.fit(X, X[:, :2], batch_size=2, epochs=2, verbose=0)
+        return model.get_weights()
+
+    expected = trained(keras.optimizers.Adam(0.01, amsgrad=amsgrad))
+    use_private_without(monkeypatch, names)
+    for weights, wanted in zip(trained(sf.optimizers.SparseAdam(0.01, amsgrad=amsgrad)), expected):
+        np.testing.assert_allclose(weights, wanted, rtol=1e-4, atol=1e-5)
+
+
 class Penalized(ImageModel):
     """A model that adds a penalty of 2 to each example's loss of 1."""
 

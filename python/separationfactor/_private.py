@@ -195,3 +195,37 @@ def copy_call_state(source: keras.layers.Layer, target: keras.layers.Layer) -> N
 def is_bookkeeping(attribute: str) -> bool:
     """Returns whether TensorFlow added an attribute to a layer, to track what the layer holds."""
     return attribute.startswith("_self_")
+
+
+def origin(tensor: keras.KerasTensor) -> tuple[Any, int, list[keras.KerasTensor]] | None:
+    """Returns the operation that made a symbolic tensor, the number of its call, and that call's inputs.
+
+    Returns None for a tensor that no operation made, and if Keras cannot tell.
+    """
+    history = getattr(tensor, "_keras_history", None)
+    nodes = getattr(getattr(history, "operation", None), "_inbound_nodes", None)
+    if history is None or nodes is None:
+        return None
+    return history.operation, history.node_index, nodes[history.node_index].input_tensors
+
+
+def adam_state(optimizer: keras.optimizers.Adam, variable: Any) -> tuple[int, list[keras.Variable]]:
+    """Returns the index of a variable among those of an Adam optimizer, and its moments.
+
+    The moments are the first, the second and, with `amsgrad`, the greatest second one. Without Keras' lists
+    of them, they are found by their names, and the variable by its handle.
+    """
+    index_of = getattr(optimizer, "_get_variable_index", None)
+    lists = [getattr(optimizer, name, None) for name in ("_momentums", "_velocities", "_velocity_hats")]
+    if lists[0] is None or lists[1] is None:
+        lists = [
+            [each for each in optimizer.variables if each.path.endswith(suffix)]
+            for suffix in ("_momentum", "_velocity", "_velocity_hat")
+        ]
+    if index_of is not None:
+        index = index_of(variable)
+    else:
+        # Moments are named after their variables.
+        name = getattr(variable, "path", variable.name).replace("/", "_").partition(":")[0]
+        index = next(i for i, each in enumerate(lists[0]) if each.name == f"{name}_momentum")
+    return index, [moments[index] for moments in lists if moments]

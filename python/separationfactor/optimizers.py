@@ -99,7 +99,7 @@ class SparseAdam(keras.optimizers.Adam):
         if len(variable.shape) < 2:
             return None
         reference = variable.value if isinstance(variable, keras.Variable) else variable
-        with self._distribution_strategy.extended.colocate_vars_with(reference):
+        with tf.distribute.get_strategy().extended.colocate_vars_with(reference):
             return self.add_variable(
                 shape=variable.shape[:1], dtype="int64", name=f"{_name(variable)}_last_step"
             )
@@ -115,8 +115,8 @@ class SparseAdam(keras.optimizers.Adam):
             if not self.built:
                 # Before the dependencies below: TensorFlow moves the making of variables out of the function.
                 self.build(trainable_variables)
-        # A kernel that is still being read while it is updated would be copied first. The decoder's kernel is
-        # read for the gradient of the code.
+        # A kernel that is still being read while it is updated would be copied first: the gradient of the
+        # code reads the decoder's.
         with tf.control_dependencies(_dependencies(grads)):
             if self.loss_scale_factor is not None:
                 grads = [_Divisible.of(each) for each in grads]
@@ -142,8 +142,8 @@ class SparseAdam(keras.optimizers.Adam):
             variable = variable.value
         dtype = variable.dtype
         gradient = tf.cast(gradient, dtype)
-        index = self._get_variable_index(variable)
-        m, v = self._momentums[index].value, self._velocities[index].value
+        index, moments = _private.adam_state(self, variable)
+        m, v = (each.value for each in moments[:2])
         step = self.iterations + 1
         learning_rate = tf.cast(learning_rate, dtype)
         # As Keras computes it, which rounds the betas to float32 first.
@@ -161,21 +161,22 @@ class SparseAdam(keras.optimizers.Adam):
             numbers = {name: _number(getattr(self, name), dtype) for name in ("beta_1", "beta_2", "epsilon")}
             _call(gradient, variable, m, v, alpha=alpha, **numbers)
         else:
-            self._update(_summed(gradient), variable, m, v, index, alpha)
+            self._update(_summed(gradient), variable, [each.value for each in moments], alpha)
 
     def _is_native(self, dtype):
         if self.amsgrad or dtype not in _KERNEL_DTYPES:
             return False
         return sparse.resolve(self.implementation) == "native"
 
-    def _update(self, gradient, variable, m, v, index, alpha):
+    def _update(self, gradient, variable, moments, alpha):
         """Updates all rows."""
+        m, v, *greatest = moments
         _decay_and_add(m, gradient, 1 - self.beta_1)
         _decay_and_add(v, _on_values(tf.square, gradient), 1 - self.beta_2)
-        if self.amsgrad:
-            greatest = self._velocity_hats[index].value
-            greatest.assign(tf.maximum(greatest, v))
-            v = greatest
+        if greatest:
+            (v_hat,) = greatest
+            v_hat.assign(tf.maximum(v_hat, v))
+            v = v_hat
         variable.assign_sub(m * alpha / (tf.sqrt(v) + self.epsilon))
 
     def _update_lazily(self, gradient, variable, m, v, last, step, learning_rate, alpha):
@@ -310,7 +311,7 @@ def _decay_and_add(moment, gradient, rate):
 
 
 def _dependencies(gradients):
-    """Returns what gradients are computed from in a graph, without the rows that the optimizer computes."""
+    """Returns what gradients are computed from in a graph, but not the rows that the optimizer computes."""
     if tf.executing_eagerly():
         return []
     tensors = [each for each in tf.nest.flatten(gradients, expand_composites=True) if each is not None]

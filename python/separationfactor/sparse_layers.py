@@ -2,7 +2,7 @@
 
 import keras
 
-from separationfactor import arguments, implementations, sparse
+from separationfactor import _private, arguments, implementations, sparse
 
 
 class SparseLayer(keras.layers.Layer):
@@ -399,11 +399,13 @@ def _encoder_upstream(values, encoder):
     """
     pending, seen = [values], set()
     while pending:
-        history = getattr(pending.pop(), "_keras_history", None)
-        if history is None or (id(history.operation), history.node_index) in seen:
+        origin = _private.origin(pending.pop())
+        if origin is None:
             continue
-        seen.add((id(history.operation), history.node_index))
-        if isinstance(history.operation, SparseEncoder) and history.operation.name == encoder.name:
-            return history.operation
-        pending += history.operation._inbound_nodes[history.node_index].input_tensors
+        operation, call, inputs = origin
+        if isinstance(operation, SparseEncoder) and operation.name == encoder.name:
+            return operation
+        if (id(operation), call) not in seen:
+            seen.add((id(operation), call))
+            pending += inputs
     return encoder
