@@ -49,7 +49,7 @@ class SparseLayer(keras.layers.Layer):
     def _add_kernel(self, latents, features):
         return self.add_weight(
             shape=(latents, features),
-            initializer=_with_fans_of_rows(self.kernel_initializer),
+            initializer=with_fans_of_rows(self.kernel_initializer),
             regularizer=self.kernel_regularizer,
             constraint=self.kernel_constraint,
             autocast=False,
@@ -80,7 +80,7 @@ class SparseLayer(keras.layers.Layer):
         return {**super().get_config(), **config}
 
 
-def _with_fans_of_rows(initializer):
+def with_fans_of_rows(initializer):
     """Returns an initializer of shape [n, d] that takes its fans from the transposed shape.
 
     Keras takes the first axis for the inputs of a kernel. Here, d numbers are the inputs of an encoder's

@@ -64,10 +64,15 @@ class ImageModel(keras.Model):
             loss = tf.reduce_sum(terms["loss"]) / tf.cast(rows, terms["loss"].dtype)
             scaled_loss = self.optimizer.scale_loss(loss)
         if weights := self.trainable_weights:
-            self.optimizer.apply_gradients(zip(tape.gradient(scaled_loss, weights), weights, strict=True))
+            gradients = self._gradients(tape, scaled_loss, weights)
+            self.optimizer.apply_gradients(zip(gradients, weights, strict=True))
         else:
             warnings.warn("The model does not have any trainable weights.", stacklevel=2)  # As Keras does.
         return self._track(terms)
+
+    def _gradients(self, tape, loss, weights):
+        """Returns the gradients that the optimizer gets."""
+        return tape.gradient(loss, weights)
 
     def test_step(self, data):
         return self._track(self._terms_and_penalties(data, training=False))

@@ -16,6 +16,7 @@ from sklearn.model_selection import train_test_split
 
 from separationfactor import KSchedule
 from separationfactor.models import KSparseAutoencoder
+from separationfactor.optimizers import SparseAdam
 from separationfactor_lab.options import STUDIES
 from separationfactor_lab.studies import training
 from separationfactor_lab.studies.framework import Results, Study, Trial
@@ -73,7 +74,7 @@ def _train(trial: Trial, model: KSparseAutoencoder) -> None:
     batch = min(_BATCH, len(images))
     steps = epochs * (len(images) // batch)
     # With the paper's gradient descent with momentum, many more units are dead after so few images.
-    model.compile(keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(_LEARNING_RATE, steps)))
+    model.compile(SparseAdam(keras.optimizers.schedules.CosineDecay(_LEARNING_RATE, steps)))
     start = max(model.k, min(_START_K, model.units)) if trial.options["schedule"] else model.k
     schedule = KSchedule(start, model.k, max(1, epochs // 2))
 
