@@ -186,7 +186,9 @@ def test_sparse_adam_finds_its_moments(monkeypatch, names, amsgrad):
 
     expected = trained(keras.optimizers.Adam(0.01, amsgrad=amsgrad))
     use_private_without(monkeypatch, names)
-    for weights, wanted in zip(trained(sf.optimizers.SparseAdam(0.01, amsgrad=amsgrad)), expected):
+    for weights, wanted in zip(
+        trained(sf.optimizers.SparseAdam(0.01, amsgrad=amsgrad)), expected, strict=True
+    ):
         np.testing.assert_allclose(weights, wanted, rtol=1e-4, atol=1e-5)
 
 

@@ -81,7 +81,7 @@ def train(optimizer, how="eagerly", dense=False, dtype="float32", repeated=False
     return history
 
 
-def assert_alike(actual, expected, rtol=1e-5, atol=1e-5):
+def assert_alike(actual, expected, rtol=1e-5, atol=2e-6):
     for step, (one, other) in enumerate(zip(actual, expected, strict=True)):
         for a, b in zip(one, other, strict=True):
             np.testing.assert_allclose(a, b, rtol=rtol, atol=atol, err_msg=f"step {step}")

@@ -303,7 +303,7 @@ class Moments {
     for (int i = 0; i < 4; ++i) {
       const Tensor& number = context->input(context->num_inputs() - 4 + i);
       TF_RETURN_IF_ERROR(CheckScalar("alpha, beta_1, beta_2 and epsilon", number.shape()));
-      numbers[i] = number.scalar<T>()();
+      numbers[i] = number.scalar<double>()();
     }
     args->dtype = kDType<T>;
     args->alpha = numbers[0];

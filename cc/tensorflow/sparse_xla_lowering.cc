@@ -177,7 +177,7 @@ void CallAdam(XlaOpKernelContext* context, const char* name, ::tensorflow::DataT
     numbers.push_back(xla::Reshape(number.op, {1}));
   }
   const Operand& variable = operands[0];
-  operands.push_back({xla::ConcatInDim(context->builder(), numbers, 0), variable.dtype, TensorShape({4})});
+  operands.push_back({xla::ConcatInDim(context->builder(), numbers, 0), xla::F64, TensorShape({4})});
   const xla::Shape shape = RowMajor(variable.dtype, variable.shape);
   const auto results = CallHandler(name, operands, {shape, shape, shape}, attributes, /*has_side_effect=*/false,
                                    {{{0}, {0, {}}}, {{1}, {1, {}}}, {{2}, {2, {}}}});

@@ -198,12 +198,11 @@ AdamArgs MakeAdamArgs(const ffi::AnyBuffer& variable, const ffi::AnyBuffer& m, c
   args.variable = variable_result.untyped_data();
   args.m = m_result.untyped_data();
   args.v = v_result.untyped_data();
-  double* const targets[] = {&args.alpha, &args.beta_1, &args.beta_2, &args.epsilon};
-  WithDType(args.dtype, [&](auto traits) {
-    using T = decltype(traits);
-    const auto* bits = static_cast<const typename T::Bits*>(numbers.untyped_data());
-    for (int i = 0; i < 4; ++i) *targets[i] = static_cast<double>(T::ToNumber(bits[i]));
-  });
+  const auto* values = static_cast<const double*>(numbers.untyped_data());
+  args.alpha = values[0];
+  args.beta_1 = values[1];
+  args.beta_2 = values[2];
+  args.epsilon = values[3];
   return args;
 }
 

@@ -158,8 +158,10 @@ class SparseAdam(keras.optimizers.Adam):
             last = self._last_steps[index].value
             self._update_lazily(_summed(gradient), variable, m, v, last, step, learning_rate, alpha)
         elif self._is_native(dtype):
-            numbers = {name: _number(getattr(self, name), dtype) for name in ("beta_1", "beta_2", "epsilon")}
-            _call(gradient, variable, m, v, alpha=alpha, **numbers)
+            numbers = {name: getattr(self, name) for name in ("beta_1", "beta_2", "epsilon")}
+            # In float64: 1 - beta_2 of a float32 beta_2 is 1e-5 off.
+            numbers = {name: _number(each, tf.float64) for name, each in {**numbers, "alpha": alpha}.items()}
+            _call(gradient, variable, m, v, **numbers)
         else:
             self._update(_summed(gradient), variable, [each.value for each in moments], alpha)
 
@@ -241,7 +243,7 @@ def _call(gradient, variable, m, v, **numbers):
     code = _code_of(gradient, variable)
     if code is not None:
         # Without the gradient: TensorFlow prunes the op that would have computed it.
-        library.ops.separation_factor_sparse_rows_adam(**variables, **code, **numbers)
+        library.ops.separation_factor_sparse_rows_adam(**variables, **code, **numbers, T=variable.dtype)
         return
     gradient = _summed(gradient)
     library.ops.separation_factor_sparse_adam(

@@ -39,7 +39,7 @@ void StepAdam(const AdamStep& step) {
   auto* v = static_cast<Number*>(step.v);
   const auto* gradient = static_cast<const Number*>(step.gradient);
   const Vec alpha = S::Set(static_cast<Number>(step.alpha)), epsilon = S::Set(static_cast<Number>(step.epsilon));
-  const Vec new_m = S::Set(1 - static_cast<Number>(step.beta_1)), new_v = S::Set(1 - static_cast<Number>(step.beta_2));
+  const Vec new_m = S::Set(static_cast<Number>(1 - step.beta_1)), new_v = S::Set(static_cast<Number>(1 - step.beta_2));
   constexpr int kLanes = S::kLanes;
   for (int64_t i = 0; i < step.count; i += kLanes) {
     // The last vector takes the same instructions as the others. Of another copy of the code, the compiler could fuse
