@@ -312,7 +312,7 @@ def test_the_op_rejects_what_would_be_wrong():
     m, v, w = (tf.Variable(tf.ones((4, 2))) for _ in range(3))
 
     def step(latents, rows=1):
-        one = tf.constant(1.0)
+        one = tf.constant(1.0, tf.float64)
         sf.library.ops.separation_factor_sparse_adam(
             variable=w.handle,
             m=m.handle,
