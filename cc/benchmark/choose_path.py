@@ -9,8 +9,9 @@ program.
 
 The choice asks a few questions about a shape, and each answer is one group of limits (`Limits`). They are
 fitted separately for each instruction set and dtype. A question is about some of the points only, so its
-limits are found by trying all combinations of a few values. The best ones have the smallest worst ratio to
-the fastest path, and among those the smallest mean ratio.
+limits are found by trying all values that are different for these points. A limit must not choose a path that
+takes more than 1.1 times as long as the fastest one (ALLOWED). Among the limits that do not, or that do it
+least, the best have the smallest mean ratio to the fastest path.
 """
 
 import argparse
@@ -24,18 +25,21 @@ HERE = Path(__file__).resolve().parent
 MEASURED = HERE / "paths.csv"
 HEADER = HERE.parent / "core/cpu/choose_path.h"
 
-SETS = ("baseline", "avx2", "avx512")
-DTYPES = ("float32", "float64", "bfloat16", "float16")  # in the order of the enum DType
+SETS = {"baseline": 16, "avx2": 32, "avx512": 64}  # with the bytes of a vector
+DTYPES = {"float32": 4, "float64": 8, "bfloat16": 2, "float16": 2}  # with the bytes of an entry, as in DType
 NEVER = 2**31 - 1  # no row is longer
 
 # path.h
 MOST_IN_LANES, MAX_WORD, MOST_SORTED = 256, 32, 8
 LEAST_IN_REGISTERS, MOST_IN_REGISTERS = 4, 16
-SAMPLE, LEAST_STREAM_PER_K = 512, 8
+SAMPLE = 512
 ROWS = (1, 4, 16)  # the numbers of rows for which lanes have limits
 
-# A ratio below this is noise: two measurements of the same path differ by as much.
-NOISE = 1.05
+ALLOWED = 1.1  # the ratio to the fastest path that the limits keep to
+# The limits of n / k that long rows may have. Streaming handles rows from the least of its limits.
+STREAM_PER_K = [*sorted({2**i for i in range(3, 13)} | {3 * 2**i for i in range(2, 11)}), NEVER]
+SAMPLE_PER_K = [2, 4, 8, 16, 32, NEVER]
+LONG_ROWS = list(itertools.product(STREAM_PER_K, SAMPLE_PER_K))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,8 +51,7 @@ class Limits:
     lanes_bisected: tuple[int, int, int]
     registers: int
     greatest: int
-    stream: tuple[int, int, int]
-    sample: tuple[int, int, int]
+    long_rows: tuple[tuple[int, int, int], ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,9 +62,6 @@ class Point:
     n: int
     k: int
     times: dict[str, float]
-
-    def without(self, path):
-        return dataclasses.replace(self, times={name: t for name, t in self.times.items() if name != path})
 
     @functools.cached_property
     def ratios(self):
@@ -92,75 +92,107 @@ def question_of(n, k):
     return "lanes_bisected"
 
 
-def choose(limits, dtype, rows, n, k):
-    """Returns the path for a shape. The header's ChoosePath is the same function."""
+def length_in_lanes(kernels, question, n, k):
+    """Returns the length of a row that the limits of lanes are compared with."""
+    if question == "lanes_bisected":
+        return n + min(k, n - k)
+    instructions, dtype = kernels
+    vector = SETS[instructions] // DTYPES[dtype]
+    return n + vector if question == "lanes_greatest" and n % vector == 0 else n
+
+
+def long_path(stream_per_k, sample_per_k, n, k):
+    """Returns the path for a long row with these limits."""
+    if n >= stream_per_k * k:
+        return "stream"
+    return "sample" if n >= sample_per_k * min(k, n - k) else "bisection"
+
+
+def choose(limits, kernels, rows, n, k):
+    """Returns the path for a shape. The header's ChoosePath is the same function.
+
+    `kernels` is the pair of instruction set and dtype that the limits are for.
+    """
     if k in (0, n):
         return "all_or_none"
-    most = getattr(limits, question_of(n, k))
-    if n <= most[(rows >= ROWS[1]) + (rows >= ROWS[2])]:
-        fits_registers = dtype in ("float32", "float64") and LEAST_IN_REGISTERS <= n <= MOST_IN_REGISTERS
+    question = question_of(n, k)
+    most = getattr(limits, question)[(rows >= ROWS[1]) + (rows >= ROWS[2])]
+    if n <= MOST_IN_LANES and length_in_lanes(kernels, question, n, k) <= most:
+        fits_registers = DTYPES[kernels[1]] > 2 and LEAST_IN_REGISTERS <= n <= MOST_IN_REGISTERS
         return "rows_in_registers" if fits_registers and rows * n >= limits.registers else "rows_in_lanes"
     if k == 1:
         return "greatest" if n <= limits.greatest else "stream"
-    least, per_k, always = limits.sample
-    sampled = n >= always or (n >= least and n >= per_k * min(k, n - k))
-    square_per_k, *per_k = limits.stream
-    if n >= SAMPLE and n * n >= square_per_k * k and n >= per_k[sampled] * k:
-        return "stream"
-    return "sample" if sampled else "bisection"
+    if n < SAMPLE:
+        return "bisection"
+    return next(long_path(*per_k, n, k) for least, *per_k in limits.long_rows if n >= least)
 
 
-def fit(points, dtype):
-    """Returns the limits with the smallest ratios at these points."""
-    lengths = sorted({point.n for point in points})
-    steps = sorted({2**i for i in range(21)} | {3 * 2**i for i in range(20)})  # 1, 2, 3, 4, 6, 8, 12, ...
-    short = [0, *(n for n in lengths if n <= MOST_IN_LANES)]
-    long = [n for n in lengths if n > MOST_IN_LANES] + [NEVER]
-    never_stream = (2**62, LEAST_STREAM_PER_K, LEAST_STREAM_PER_K)
-    limits = Limits((0, 0, 0), (0, 0, 0), (0, 0, 0), 0, NEVER, never_stream, (NEVER, 1, NEVER))
+def cost(ratios):
+    """Returns by how much the ratios are above ALLOWED, and their sum."""
+    return round(sum(max(0, ratio - ALLOWED) for ratio in ratios), 6), round(sum(ratios), 6)
+
+
+def fit_long_rows(points):
+    """Returns the limits of long rows, for as few ranges of n as keep the ratios to ALLOWED."""
+    lengths = sorted({p.n for p in points})
+    costs = []  # for each length, the costs of all pairs of limits
+    for n in lengths:
+        at_n = [p for p in points if p.n == n]
+        costs.append([cost([p.ratios[long_path(*per_k, n, p.k)] for p in at_n]) for per_k in LONG_ROWS])
+
+    # best[i] is about the i shortest lengths: by how much their ratios are above ALLOWED, the number of
+    # ranges, the sum of the ratios, and the ranges.
+    best = [(0, 0, 0, ())]
+    for end in range(1, len(lengths) + 1):
+        candidates = []
+        sums = [(0, 0)] * len(LONG_ROWS)
+        for start in reversed(range(end)):
+            sums = [(a + c, b + d) for (a, b), (c, d) in zip(sums, costs[start], strict=True)]
+            above, ratios = min(sums)
+            least = lengths[start] if start else 0
+            limits = (least, *LONG_ROWS[sums.index((above, ratios))])
+            before = best[start]
+            candidates.append((before[0] + above, before[1] + 1, before[2] + ratios, (limits, *before[3])))
+        best.append(min(candidates))
+    return best[-1][3]
+
+
+def fit(points, kernels):
+    """Returns the limits with the smallest ratios at these points of an instruction set and dtype."""
+    short = [p for p in points if p.n <= MOST_IN_LANES]
+    long = [p for p in points if p.n > MOST_IN_LANES]
+    limits = Limits((0, 0, 0), (0, 0, 0), (0, 0, 0), 0, NEVER, fit_long_rows([p for p in long if p.k > 1]))
 
     def best(name, candidates, affected):
-        def cost(candidate):
+        def cost_of(candidate):
             tried = dataclasses.replace(limits, **{name: candidate})
-            ratios = [p.ratios[choose(tried, dtype, p.rows, p.n, p.k)] for p in affected]
-            return (round(max(NOISE, *ratios), 2), round(sum(ratios), 2)) if ratios else 0
+            return cost([p.ratios[choose(tried, kernels, p.rows, p.n, p.k)] for p in affected])
 
-        return dataclasses.replace(limits, **{name: min(candidates, key=cost)})
+        return dataclasses.replace(limits, **{name: min(candidates, key=cost_of)})
 
     # Whether rows are in registers is asked afterwards, so the better of both counts as lanes.
     either = ("rows_in_lanes", "rows_in_registers")
     for name in ("lanes_greatest", "lanes_sorted", "lanes_bisected"):
         affected = []
-        for p in points:
-            if p.n <= MOST_IN_LANES and question_of(p.n, p.k) == name:
+        for p in short:
+            if question_of(p.n, p.k) == name:
                 lanes = min(p.times[path] for path in either if path in p.times)
                 affected.append(dataclasses.replace(p, times=p.times | dict.fromkeys(either, lanes)))
+        lengths = [0, *sorted({length_in_lanes(kernels, name, p.n, p.k) for p in affected})]
         for i, least in enumerate(ROWS):
-            at_least = [p for p in affected if p.rows >= least and p.rows not in ROWS[i + 1 :]]
-            if i < len(ROWS) - 1:
-                at_least = [p for p in at_least if p.rows < ROWS[i + 1]]
+            less = ROWS[i + 1] if i + 1 < len(ROWS) else NEVER
             most = getattr(limits, name)
-            limits = best(name, [(*most[:i], n, *most[i + 1 :]) for n in short], at_least)
-    limits = best("registers", steps[:16], [p for p in points if "rows_in_registers" in p.times])
+            candidates = [(*most[:i], length, *most[i + 1 :]) for length in lengths]
+            limits = best(name, candidates, [p for p in affected if least <= p.rows < less])
+    affected = [p for p in short if "rows_in_registers" in p.times]
+    limits = best("registers", [1, *sorted({p.rows * p.n for p in affected})], affected)
     # From the last: what holds up to the longest measured rows is taken to hold for longer ones.
-    limits = best("greatest", long[::-1], [p for p in points if p.n > MOST_IN_LANES and p.k == 1])
-    affected = [p for p in points if p.n > MOST_IN_LANES and p.k > 1]
-    samples = [
-        (least, per_k, always)
-        for least, per_k, always in itertools.product(long, (2, 4, 8, 16, 32), long)
-        if least <= always
-    ]
-    per_k = [step for step in steps if LEAST_STREAM_PER_K <= step <= 256]
-    streams = list(itertools.product([2**i for i in range(11, 21)], per_k, per_k))
-    # Each of the two depends on the other. The first time, sampling is compared with bisection alone.
-    limits = best("sample", samples, [p.without("stream") for p in affected])
-    limits = best("stream", streams, affected)
-    limits = best("sample", samples, affected)
-    return best("stream", streams, affected)
+    lengths = sorted({p.n for p in long}, reverse=True)
+    return best("greatest", [NEVER, *lengths], [p for p in long if p.k == 1])
 
 
 def fit_all(points):
-    return {key: fit(measured, key[1]) for key, measured in points.items()}
+    return {kernels: fit(measured, kernels) for kernels, measured in points.items()}
 
 
 TEMPLATE = """\
@@ -180,49 +212,56 @@ namespace {
 // The limits of one instruction set and dtype.
 struct PathLimits {
   // Rows of up to this length are processed in lanes, if there are at least 1, 4 or 16 of them: a batch with
-  // one row takes as long as a full batch. The limits depend on how lanes find the cut.
+  // one row takes as long as a full batch. The limits, and the length that counts, depend on how lanes find
+  // the cut:
+  // - The greatest entry: n, plus the entries of a vector if n is a multiple of them. Alone, a row with a
+  //   remainder can take longer than a longer row without one.
+  // - By sorting: n.
+  // - By bisection: n plus the smaller of k and n - k. The nearer k is to n / 2, the less is gained by lanes.
   int64_t lanes_greatest[3], lanes_sorted[3], lanes_bisected[3];
   // Rows with this many entries together are processed in registers instead.
   int64_t registers;
   // The greatest entry is searched for in rows of up to this length. Longer rows are streamed.
   int64_t greatest;
-  // Rows of n entries are streamed if n * n >= square_per_k * k, and if n >= per_k * k. For rows that would
-  // otherwise be sampled, not bisected, the second limit is per_k_sampled.
-  struct Stream {
-    int64_t square_per_k, per_k, per_k_sampled;
-  } stream;
-  // Rows are sampled if n >= least, and if n >= per_k * k or n >= per_k * (n - k). Rows of n >= always are
-  // sampled for every k.
-  struct Sample {
-    int64_t least, per_k, always;
-  } sample;
+  // Rows of at least kSample entries have limits for ranges of n, from the longest rows: the first range with
+  // n >= least counts. They are streamed if n >= stream_per_k * k; stream_per_k is at least 8, because this
+  // path needs n >= 8 * k. Otherwise they are sampled if n >= sample_per_k * min(k, n - k).
+  // All other rows are bisected.
+  struct LongRows {
+    int64_t least, stream_per_k, sample_per_k;
+  } long_rows[@RANGES@];
 };
 
 constexpr int64_t kNever = INT32_MAX;
 
 // By bytes of a vector (16: the baseline, 32: AVX2, 64: AVX-512), and by DType.
+// clang-format off: the ranges of n have lines of their own
 constexpr PathLimits kPathLimits[3][4] = {
 @TABLE@
 };
+// clang-format on
 
 // Returns the path for rows of a shape.
 constexpr Path ChoosePath(int vector_bytes, DType dtype, int64_t rows, int64_t n, int64_t k) {
   if (k == 0 || k == n) return Path::kAllOrNone;
   const PathLimits& limits = kPathLimits[vector_bytes / 32][static_cast<int>(dtype)];
-  const int64_t* const most =
-      k == 1 ? limits.lanes_greatest : (IsSortedInLanes(n, k) ? limits.lanes_sorted : limits.lanes_bisected);
-  if (n <= most[(rows >= 4) + (rows >= 16)]) {
+  const int64_t fewer = k < n - k ? k : n - k;
+  const int64_t vector = vector_bytes / (dtype == DType::kFloat32 ? 4 : dtype == DType::kFloat64 ? 8 : 2);
+  const int64_t length = n % vector == 0 ? n + vector : n;
+  const int i = (rows >= 4) + (rows >= 16);
+  const bool is_in_lanes = k == 1                  ? length <= limits.lanes_greatest[i]
+                           : IsSortedInLanes(n, k) ? n <= limits.lanes_sorted[i]
+                                                   : n + fewer <= limits.lanes_bisected[i];
+  if (is_in_lanes && n <= kMostInLanes) {
     const bool fits_registers = Handles(Path::kRowsInRegisters, dtype, n, k);
     return fits_registers && rows * n >= limits.registers ? Path::kRowsInRegisters : Path::kRowsInLanes;
   }
   if (k == 1) return n <= limits.greatest ? Path::kGreatest : Path::kStream;
-  const int64_t fewer = k < n - k ? k : n - k;
-  const PathLimits::Sample& sample = limits.sample;
-  const bool is_sampled = n >= sample.always || (n >= sample.least && n >= sample.per_k * fewer);
-  const int64_t per_k = is_sampled ? limits.stream.per_k_sampled : limits.stream.per_k;
-  const bool is_handled = Handles(Path::kStream, dtype, n, k);
-  if (is_handled && n * n >= limits.stream.square_per_k * k && n >= per_k * k) return Path::kStream;
-  return is_sampled ? Path::kSample : Path::kBisection;
+  if (n < kSample) return Path::kBisection;
+  const PathLimits::LongRows* range = limits.long_rows;
+  while (n < range->least) ++range;
+  if (n >= range->stream_per_k * k) return Path::kStream;
+  return n >= range->sample_per_k * fewer ? Path::kSample : Path::kBisection;
 }
 
 }  // namespace
@@ -240,21 +279,26 @@ def header(limits):
             return "{" + ", ".join(map(braces, values)) + "}"
         return "kNever" if values == NEVER else str(values)
 
-    def row(instructions):
-        rows = [braces(dataclasses.astuple(limits[instructions, dtype])) for dtype in DTYPES]
-        return "    {" + ",\n     ".join(rows) + "},"
+    def entry(of):
+        *groups, ranges = dataclasses.astuple(of)
+        return f"{{{', '.join(map(braces, groups))},\n      {braces(ranges)}}}"
 
-    return TEMPLATE.replace("@TABLE@", "\n".join(map(row, SETS)))
+    def row(instructions):
+        return "    {" + ",\n     ".join(entry(limits[instructions, dtype]) for dtype in DTYPES) + "},"
+
+    ranges = max(len(of.long_rows) for of in limits.values())
+    return TEMPLATE.replace("@TABLE@", "\n".join(map(row, SETS))).replace("@RANGES@", str(ranges))
 
 
 def check(points, limits, allowed):
     """Prints how much longer the chosen paths take than the fastest, and the points above `allowed`."""
     print("set       dtype     points   mean  worst  above")
     above = []
-    for (instructions, dtype), measured in points.items():
+    for kernels, measured in points.items():
+        instructions, dtype = kernels
         ratios = []
         for p in measured:
-            path = choose(limits[instructions, dtype], dtype, p.rows, p.n, p.k)
+            path = choose(limits[kernels], kernels, p.rows, p.n, p.k)
             ratios.append(p.ratios[path])
             if ratios[-1] > allowed:
                 above.append((ratios[-1], instructions, dtype, p, path))
@@ -279,7 +323,7 @@ def main():
     parser.add_argument(
         "--measured", type=Path, default=MEASURED, help="the points to report on; default: paths.csv"
     )
-    parser.add_argument("--allowed", type=float, default=1.1, help="the ratio above which points are listed")
+    parser.add_argument("--allowed", type=float, default=ALLOWED, help="the ratio above which points count")
     given = parser.parse_args()
     limits = fit_all(read(MEASURED))
     if given.check:

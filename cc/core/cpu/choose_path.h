@@ -14,60 +14,79 @@ namespace {
 // The limits of one instruction set and dtype.
 struct PathLimits {
   // Rows of up to this length are processed in lanes, if there are at least 1, 4 or 16 of them: a batch with
-  // one row takes as long as a full batch. The limits depend on how lanes find the cut.
+  // one row takes as long as a full batch. The limits, and the length that counts, depend on how lanes find
+  // the cut:
+  // - The greatest entry: n, plus the entries of a vector if n is a multiple of them. Alone, a row with a
+  //   remainder can take longer than a longer row without one.
+  // - By sorting: n.
+  // - By bisection: n plus the smaller of k and n - k. The nearer k is to n / 2, the less is gained by lanes.
   int64_t lanes_greatest[3], lanes_sorted[3], lanes_bisected[3];
   // Rows with this many entries together are processed in registers instead.
   int64_t registers;
   // The greatest entry is searched for in rows of up to this length. Longer rows are streamed.
   int64_t greatest;
-  // Rows of n entries are streamed if n * n >= square_per_k * k, and if n >= per_k * k. For rows that would
-  // otherwise be sampled, not bisected, the second limit is per_k_sampled.
-  struct Stream {
-    int64_t square_per_k, per_k, per_k_sampled;
-  } stream;
-  // Rows are sampled if n >= least, and if n >= per_k * k or n >= per_k * (n - k). Rows of n >= always are
-  // sampled for every k.
-  struct Sample {
-    int64_t least, per_k, always;
-  } sample;
+  // Rows of at least kSample entries have limits for ranges of n, from the longest rows: the first range with
+  // n >= least counts. They are streamed if n >= stream_per_k * k; stream_per_k is at least 8, because this
+  // path needs n >= 8 * k. Otherwise they are sampled if n >= sample_per_k * min(k, n - k).
+  // All other rows are bisected.
+  struct LongRows {
+    int64_t least, stream_per_k, sample_per_k;
+  } long_rows[6];
 };
 
 constexpr int64_t kNever = INT32_MAX;
 
 // By bytes of a vector (16: the baseline, 32: AVX2, 64: AVX-512), and by DType.
+// clang-format off: the ranges of n have lines of their own
 constexpr PathLimits kPathLimits[3][4] = {
-    {{{0, 32, 32}, {10, 96, 128}, {0, 128, 96}, 48, 32768, {16384, 8, 8}, {3072, 4, kNever}},
-     {{0, 16, 16}, {0, 64, 64}, {0, 0, 0}, 1, 65536, {2048, 8, 8}, {32768, 4, kNever}},
-     {{0, 16, 16}, {10, 96, 96}, {0, 96, 96}, 1, 65536, {32768, 8, 8}, {512, 32, kNever}},
-     {{0, 4, 4}, {10, 64, 64}, {0, 256, 96}, 1, 262144, {2048, 8, 8}, {512, 32, kNever}}},
-    {{{0, 16, 32}, {10, 64, 256}, {0, 48, 256}, 48, kNever, {32768, 8, 24}, {3072, 8, 4096}},
-     {{0, 32, 32}, {10, 128, 128}, {0, 64, 64}, 24, 2048, {16384, 8, 24}, {512, 32, 6144}},
-     {{0, 10, 32}, {24, 128, 256}, {0, 0, 256}, 1, 65536, {2048, 24, 24}, {512, 32, 16384}},
-     {{0, 24, 32}, {24, 128, 256}, {0, 48, 192}, 1, 65536, {2048, 24, 24}, {512, 32, 16384}}},
-    {{{0, 0, 48}, {8, 64, 256}, {0, 0, 256}, 96, kNever, {1048576, 8, 192}, {3072, 8, 4096}},
-     {{0, 0, 24}, {8, 96, 256}, {0, 48, 128}, 48, kNever, {2048, 24, 24}, {3072, 4, 4096}},
-     {{0, 16, 32}, {10, 64, 256}, {0, 0, 256}, 1, kNever, {262144, 24, 24}, {4096, 32, 262144}},
-     {{0, 16, 32}, {10, 64, 256}, {0, 0, 256}, 1, kNever, {262144, 24, 24}, {4096, 32, 32768}}},
+    {{{0, 36, 36}, {10, 96, 128}, {0, 192, 144}, 40, 32768,
+      {{262144, 8, 4}, {32768, 8, 8}, {4096, 24, 4}, {3072, 8, 8}, {1024, 8, 32}, {0, 24, 32}}},
+     {{0, 18, 18}, {0, 64, 64}, {0, 0, 0}, 1, 32768,
+      {{262144, 8, 4}, {32768, 8, 8}, {16384, 8, 32}, {8192, 8, 8}, {0, 8, 32}}},
+     {{0, 24, 24}, {10, 96, 96}, {0, 160, 160}, 1, 65536,
+      {{2048, 8, 32}, {0, 24, 32}}},
+     {{0, 4, 4}, {10, 64, 64}, {0, 320, 144}, 1, 262144,
+      {{0, 8, 32}}}},
+    {{{0, 10, 40}, {10, 64, 256}, {0, 72, 384}, 64, kNever,
+      {{4096, 24, 2}, {1536, 8, 32}, {0, 24, 32}}},
+     {{0, 36, 36}, {10, 128, 128}, {0, 96, 96}, 32, 2048,
+      {{8192, 24, 2}, {3072, 8, 2}, {768, 8, 32}, {0, 24, 32}}},
+     {{0, 24, 48}, {24, 128, 256}, {0, 0, 320}, 1, 65536,
+      {{16384, 24, 2}, {0, 24, 32}}},
+     {{0, 24, 48}, {24, 128, 256}, {0, 80, 288}, 1, 65536,
+      {{16384, 24, 2}, {0, 24, 32}}}},
+    {{{0, 0, 64}, {8, 64, 256}, {0, 72, 384}, 160, kNever,
+      {{4096, 192, 2}, {2048, 192, 32}, {0, 1024, kNever}}},
+     {{0, 0, 32}, {8, 96, 256}, {0, 72, 192}, 64, kNever,
+      {{3072, 24, 2}, {0, 24, 32}}},
+     {{0, 16, 64}, {10, 64, 256}, {0, 0, 384}, 1, kNever,
+      {{262144, 24, 2}, {8192, 24, 32}, {1536, 96, kNever}, {0, 384, kNever}}},
+     {{0, 16, 96}, {10, 64, 256}, {0, 0, 384}, 1, kNever,
+      {{32768, 24, 2}, {8192, 24, 32}, {1536, 96, kNever}, {0, 512, kNever}}}},
 };
+// clang-format on
 
 // Returns the path for rows of a shape.
 constexpr Path ChoosePath(int vector_bytes, DType dtype, int64_t rows, int64_t n, int64_t k) {
   if (k == 0 || k == n) return Path::kAllOrNone;
   const PathLimits& limits = kPathLimits[vector_bytes / 32][static_cast<int>(dtype)];
-  const int64_t* const most =
-      k == 1 ? limits.lanes_greatest : (IsSortedInLanes(n, k) ? limits.lanes_sorted : limits.lanes_bisected);
-  if (n <= most[(rows >= 4) + (rows >= 16)]) {
+  const int64_t fewer = k < n - k ? k : n - k;
+  const int64_t vector = vector_bytes / (dtype == DType::kFloat32 ? 4 : dtype == DType::kFloat64 ? 8 : 2);
+  const int64_t length = n % vector == 0 ? n + vector : n;
+  const int i = (rows >= 4) + (rows >= 16);
+  const bool is_in_lanes = k == 1                  ? length <= limits.lanes_greatest[i]
+                           : IsSortedInLanes(n, k) ? n <= limits.lanes_sorted[i]
+                                                   : n + fewer <= limits.lanes_bisected[i];
+  if (is_in_lanes && n <= kMostInLanes) {
     const bool fits_registers = Handles(Path::kRowsInRegisters, dtype, n, k);
     return fits_registers && rows * n >= limits.registers ? Path::kRowsInRegisters : Path::kRowsInLanes;
   }
   if (k == 1) return n <= limits.greatest ? Path::kGreatest : Path::kStream;
-  const int64_t fewer = k < n - k ? k : n - k;
-  const PathLimits::Sample& sample = limits.sample;
-  const bool is_sampled = n >= sample.always || (n >= sample.least && n >= sample.per_k * fewer);
-  const int64_t per_k = is_sampled ? limits.stream.per_k_sampled : limits.stream.per_k;
-  const bool is_handled = Handles(Path::kStream, dtype, n, k);
-  if (is_handled && n * n >= limits.stream.square_per_k * k && n >= per_k * k) return Path::kStream;
-  return is_sampled ? Path::kSample : Path::kBisection;
+  if (n < kSample) return Path::kBisection;
+  const PathLimits::LongRows* range = limits.long_rows;
+  while (n < range->least) ++range;
+  if (n >= range->stream_per_k * k) return Path::kStream;
+  return n >= range->sample_per_k * fewer ? Path::kSample : Path::kBisection;
 }
 
 }  // namespace
