@@ -157,7 +157,7 @@ indices: Their latents.
 T: The type of examples and values.
 W: The type of the weights: T, or float for the half types.
 k: The number of selected entries per row, in [0, n].
-screen: Whether a bfloat16 product selects the candidates.
+screen: Whether a bfloat16 product may find candidates. The selection is that of the kernel's type in any case.
 )doc");
 
 REGISTER_OP("SeparationFactor>SparseDecode")

@@ -88,9 +88,9 @@ def encode(
         chunk: The number of latents that are processed at a time. With None, the implementation chooses. The
             compiled op always chooses, by the size of the processor's cache. Results do not depend on it,
             except for rounding.
-        screen: "bfloat16" to find candidates by a product in bfloat16, where the processor has matrix units
-            for it, and to compute the candidates' values anew in float32. The selection is proved to be that
-            of float32, or else made in float32. None for one product in float32.
+        screen: "bfloat16" lets candidates be found by a product in bfloat16 and computed anew in float32. The
+            selection is that of float32 in any case. No implementation screens yet: all make one product in
+            float32, as with None.
         implementation: "native", "tf" or "auto", as for `separate`.
 
     Returns:
