@@ -216,7 +216,8 @@ def adam_state(optimizer: keras.optimizers.Adam, variable: Any) -> tuple[int, li
     of them, they are found by their names, and the variable by its handle.
     """
     index_of = getattr(optimizer, "_get_variable_index", None)
-    lists = [getattr(optimizer, name, None) for name in ("_momentums", "_velocities", "_velocity_hats")]
+    names = ("_momentums", "_velocities", "_velocity_hats")
+    lists: list[Any] = [getattr(optimizer, name, None) for name in names]
     if lists[0] is None or lists[1] is None:
         lists = [
             [each for each in optimizer.variables if each.path.endswith(suffix)]
