@@ -273,8 +273,8 @@ def _code_of(gradient, variable):
             return None
     ops = []
     for values, indices in pairs:
-        op = None if _private.is_eager(values) else values.op
-        if op is None or op.type != _ROWS or values is not op.outputs[0] or indices is not op.outputs[1]:
+        op = values.op
+        if op.type != _ROWS or values is not op.outputs[0] or indices is not op.outputs[1]:
             return None
         if op.get_attr("W") != variable.dtype:
             return None
@@ -317,7 +317,7 @@ def _dependencies(gradients):
     if tf.executing_eagerly():
         return []
     tensors = [each for each in tf.nest.flatten(gradients, expand_composites=True) if each is not None]
-    return [source for each in tensors if not _private.is_eager(each) for source in _sources(each)]
+    return [source for each in tensors for source in _sources(each)]
 
 
 def _sources(tensor):

@@ -23,7 +23,7 @@ class GatherSum {
 
   // Accumulators: half of the registers.
   static constexpr int kVectors = kVectorBytes == 64 ? 16 : 8;
-  // How many rows ahead the memory is asked for: one row of a block takes about as long as the second-level cache.
+  // How many rows ahead memory is prefetched.
   static constexpr int kAhead = 2;
 
  public:
